@@ -1,0 +1,1 @@
+"""What the stages promise one another; changes only by adding."""
