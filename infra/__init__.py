@@ -1,0 +1,1 @@
+"""How processes reach the world; knows no deal, contact or insight."""

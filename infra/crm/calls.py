@@ -1,0 +1,158 @@
+"""How a vendor's blocking library is called from an event loop: bounded threads, a gate per account, bounded retries.
+
+Law: no call without a timeout, none on the event loop, and none retried for ever. A thread is held only while a call is
+under way, never while waiting to try again. What a retry says of itself holds no value of a customer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Protocol, TypeVar
+
+import stamina
+
+from infra import metrics
+
+T = TypeVar("T")
+
+CONNECT_SECONDS = 5.0
+BUDGET_SECONDS = 30.0
+"""Time for one call with its retries, beyond which the caller is told."""
+
+
+class TryAgain(Exception):  # noqa: N818 - an order to the retry loop, not an error of its own
+    """The vendor answered with a code for which its documentation says: try again."""
+
+    def __init__(self, what: str, *, after: float | None = None, account_limit: bool = False) -> None:
+        """Args: a code or an error's name; seconds to wait, where known; whether it is this account's own rate limit."""
+        super().__init__(what)
+        self.what = what
+        self.after = after
+        self.account_limit = account_limit
+
+
+class Gate(Protocol):
+    """Who may call an account now. The seam for a limit that all processes share."""
+
+    def enter(self, account: str) -> Awaitable[None]:
+        """Wait for a turn."""
+        ...
+
+    def leave(self, account: str) -> None:
+        """Give the turn back."""
+        ...
+
+    def hold(self, account: str, seconds: float) -> None:
+        """Let nobody in for so long: the vendor said that it is too much."""
+        ...
+
+
+class LocalGate:
+    """At most `concurrency` calls at once per account in this process, none while the account is on hold."""
+
+    def __init__(self, concurrency: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._concurrency = concurrency
+        self._turns: dict[str, asyncio.Semaphore] = {}
+        self._closed_until: dict[str, float] = {}
+        self._clock = clock
+
+    async def enter(self, account: str) -> None:
+        """Wait for a turn, and until a hold is over."""
+        turns = self._turns.get(account)
+        if turns is None:
+            turns = self._turns[account] = asyncio.Semaphore(self._concurrency)
+        await turns.acquire()
+        try:
+            # A moment is waited for, not an event.
+            while (wait := self._closed_until.get(account, 0.0) - self._clock()) > 0:  # noqa: ASYNC110 - see above
+                await asyncio.sleep(wait)
+        except BaseException:
+            turns.release()
+            raise
+
+    def leave(self, account: str) -> None:
+        """Give the turn back."""
+        self._turns[account].release()
+
+    def hold(self, account: str, seconds: float) -> None:
+        """Let nobody in for so long; a longer hold is never cut short."""
+        self._closed_until[account] = max(self._closed_until.get(account, 0.0), self._clock() + seconds)
+
+
+class Calls:
+    """Runs blocking calls of one vendor's library."""
+
+    def __init__(
+        self,
+        crm: str,
+        *,
+        concurrency: int,
+        threads: int = 16,
+        attempts: int = 4,
+        budget_seconds: float = BUDGET_SECONDS,
+        first_wait_seconds: float = 0.2,
+        gate: Gate | None = None,
+    ) -> None:
+        self._crm = crm
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=f"crm-{crm}")
+        self._gate: Gate = gate if gate is not None else LocalGate(concurrency)
+        self._attempts = attempts
+        self._budget = budget_seconds
+        self._first_wait = first_wait_seconds
+
+    async def run(self, account: str, call: Callable[[], T], operation: str = "other") -> T:
+        """Call it, and again as long as it raises TryAgain and the budget lasts; then that one is raised.
+
+        `operation` is a metric's label, one of few. `call` runs in a thread, holds one turn of the account each time, and has to be safe to repeat.
+        """
+
+        def wait_or_not(error: Exception) -> bool | float:
+            if not isinstance(error, TryAgain):
+                return False
+            return True if error.after is None else error.after
+
+        async for attempt in stamina.retry_context(
+            on=wait_or_not,
+            attempts=self._attempts,
+            timeout=self._budget,
+            wait_initial=self._first_wait,
+            wait_max=5.0,
+            wait_jitter=self._first_wait,
+        ):
+            with attempt:
+                return await self._once(account, call, operation)
+        raise AssertionError("unreachable: the retry loop returns or raises")
+
+    async def _once(self, account: str, call: Callable[[], T], operation: str) -> T:
+        async with self._turn(account):
+            began = time.perf_counter()
+            outcome = "ok"
+            try:
+                return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+            except TryAgain as error:
+                outcome = error.what
+                if error.account_limit:
+                    self._gate.hold(account, error.after or 1.0)
+                raise
+            except Exception as error:
+                outcome = type(error).__name__
+                raise
+            finally:
+                metrics.CRM_CALLS.labels(self._crm, operation, outcome).inc()
+                metrics.CRM_SECONDS.labels(self._crm, operation).observe(time.perf_counter() - began)
+
+    @asynccontextmanager
+    async def _turn(self, account: str) -> AsyncIterator[None]:
+        await self._gate.enter(account)
+        try:
+            yield
+        finally:
+            self._gate.leave(account)
+
+    async def close(self) -> None:
+        """End the threads once their calls are over; may be called twice."""
+        await asyncio.to_thread(self._executor.shutdown, wait=True, cancel_futures=True)

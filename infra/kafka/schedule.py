@@ -1,0 +1,219 @@
+"""What is handled next: queues per key, in order within a key, in parallel across keys.
+
+Law: pure, synchronous, deterministic: time comes in as an argument, so that a test can drive any schedule. A key that is
+in work is not ready; concurrent batches have disjoint keys. A key is the message's key alone, without topic or
+partition: the same record may come by two topics of one pump (`crm.changes` and `crm.changes.bulk`), and two handlers at
+once on one record would race for its state. Messages without a key are independent of one another.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from infra.kafka.offsets import Offsets
+from infra.kafka.raw import Raw, size_of
+
+MAX_RESTING_KEYS = 200_000
+"""Keys whose last handling is remembered; beyond it the oldest may go before their rest is over."""
+
+Partition = tuple[str, int]
+Key = bytes | tuple[str, int, int]
+
+
+@dataclass(slots=True)
+class Held:
+    """A message in memory."""
+
+    raw: Raw
+    key: Key
+    size: int
+    offsets: Offsets
+    """Of the assignment by which it came: fenced when that is over."""
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """What one call of the handler gets."""
+
+    messages: list[Held]
+    keys: dict[Key, None] = field(default_factory=dict)
+
+    @property
+    def partitions(self) -> set[Partition]:
+        """Where its messages come from."""
+        return {(held.raw.topic, held.raw.partition) for held in self.messages}
+
+
+class Schedule:
+    """Holds messages from their arrival until they are finished or dropped."""
+
+    def __init__(
+        self,
+        *,
+        max_messages: int,
+        max_bytes: int,
+        cooldown: float = 0.0,
+        key_of: Callable[[Raw], bytes | None] | None = None,
+    ) -> None:
+        """`cooldown`: seconds that a key rests after it was handled; what arrives meanwhile goes together."""
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self._cooldown = cooldown
+        self._key_of = key_of or (lambda raw: raw.key)
+        self._waiting: dict[Key, deque[Held]] = {}
+        self._ready: OrderedDict[Key, None] = OrderedDict()
+        # Keys that rest, by the time when their rest is over; the cooldown is the same for all, so insertion order is time order.
+        self._resting: OrderedDict[Key, float] = OrderedDict()
+        self._working: set[Key] = set()
+        self._batches: set[Batch] = set()
+        self.offsets: dict[Partition, Offsets] = {}
+        self.messages = 0
+        self.bytes = 0
+        self.in_flight = 0
+
+    @property
+    def waiting(self) -> int:
+        """Messages that no batch has."""
+        return self.messages - self.in_flight
+
+    @property
+    def full(self) -> bool:
+        """Nothing more should be fetched."""
+        return self.messages >= self._max_messages or self.bytes >= self._max_bytes
+
+    @property
+    def roomy(self) -> bool:
+        """Fetching may go on: below 90 % of both bounds, so that it does not flutter."""
+        return self.messages < 0.9 * self._max_messages and self.bytes < 0.9 * self._max_bytes
+
+    def arrive(self, raw: Raw, now: float) -> None:
+        """Take a message in; one that had been taken in before during this assignment is ignored."""
+        partition = (raw.topic, raw.partition)
+        offsets = self.offsets.get(partition)
+        if offsets is None:
+            offsets = self.offsets[partition] = Offsets()
+        if not offsets.received(raw.offset):
+            return
+        key: Key | None = self._key_of(raw)
+        if key is None:
+            key = (raw.topic, raw.partition, raw.offset)
+        held = Held(raw, key, size_of(raw), offsets)
+        self.messages += 1
+        self.bytes += held.size
+        queue = self._waiting.get(key)
+        if queue is not None:
+            queue.append(held)
+            return
+        self._waiting[key] = deque((held,))
+        if key not in self._working and self._resting.get(key, now) <= now:
+            self._ready[key] = None
+
+    def take(self, now: float, max_messages: int) -> Batch | None:
+        """The next batch: whatever waits for ready keys, whole keys as far as they fit; None when no key is ready."""
+        self._wake(now)
+        batch = Batch([])
+        while self._ready:
+            key = next(iter(self._ready))
+            queue = self._waiting[key]
+            room = max_messages - len(batch.messages)
+            if batch.messages and len(queue) > room:
+                break
+            del self._ready[key]
+            self._resting.pop(key, None)
+            self._working.add(key)
+            batch.keys[key] = None
+            if len(queue) <= room:
+                batch.messages.extend(queue)
+                del self._waiting[key]
+            else:
+                batch.messages.extend(queue.popleft() for _ in range(room))
+        if not batch.messages:
+            return None
+        self._batches.add(batch)
+        self.in_flight += len(batch.messages)
+        return batch
+
+    def finish(self, batch: Batch, now: float) -> None:
+        """Every effect of the batch is acknowledged: its offsets may be committed, unless their partition was lost."""
+        for held in batch.messages:
+            held.offsets.finished(held.raw.offset)
+        self._release(batch, now, rest=True)
+
+    def abandon(self, batch: Batch, now: float) -> None:
+        """The batch ends unfinished, at a stop: nothing of it may be committed."""
+        self._release(batch, now, rest=False)
+
+    def revoke(self, partitions: Collection[Partition]) -> int:
+        """Drop what waits of these partitions: their next owner gets it. Returns how many messages. Batches in work go on."""
+        gone = set(partitions)
+        dropped = 0
+        for key, queue in list(self._waiting.items()):
+            kept = deque(held for held in queue if (held.raw.topic, held.raw.partition) not in gone)
+            if len(kept) == len(queue):
+                continue
+            dropped += len(queue) - len(kept)
+            self.bytes -= sum(held.size for held in queue) - sum(held.size for held in kept)
+            if kept:
+                self._waiting[key] = kept
+            else:
+                del self._waiting[key]
+                self._ready.pop(key, None)
+        self.messages -= dropped
+        return dropped
+
+    def fence(self, partitions: Collection[Partition]) -> None:
+        """Forget these partitions' offsets: what is still in work of them will not be committed."""
+        for partition in partitions:
+            offsets = self.offsets.pop(partition, None)
+            if offsets is not None:
+                offsets.lost = True
+
+    def busy_with(self, partitions: Collection[Partition]) -> set[Batch]:
+        """Batches in work that hold messages of these partitions."""
+        asked = set(partitions)
+        return {batch for batch in self._batches if asked & batch.partitions}
+
+    def next_wake(self) -> float | None:
+        """When to ask again, at the latest: the end of the first rest; None when nothing waits for one."""
+        return next(iter(self._resting.values())) if self._waiting and self._resting else None
+
+    def committable(self) -> dict[Partition, int]:
+        """What may be committed now and has not been."""
+        return {
+            partition: found
+            for partition, offsets in self.offsets.items()
+            if (found := offsets.committable) is not None
+        }
+
+    def committed(self, offsets: dict[Partition, int]) -> None:
+        """Note what was committed."""
+        for partition, offset in offsets.items():
+            known = self.offsets.get(partition)
+            if known is not None:
+                known.committed = offset
+
+    def _wake(self, now: float) -> None:
+        while self._resting:
+            key, until = next(iter(self._resting.items()))
+            # Over the bounds the rest of a key is not worth a stopped consumer: the longest-resting goes at once.
+            early = (self.full and not self._ready) or len(self._resting) > MAX_RESTING_KEYS
+            if until > now and not early:
+                return
+            del self._resting[key]
+            if key in self._waiting:
+                self._ready[key] = None
+
+    def _release(self, batch: Batch, now: float, *, rest: bool) -> None:
+        self._batches.discard(batch)
+        self.in_flight -= len(batch.messages)
+        self.messages -= len(batch.messages)
+        self.bytes -= sum(held.size for held in batch.messages)
+        for key in batch.keys:
+            self._working.discard(key)
+            if rest and self._cooldown > 0:
+                self._resting[key] = now + self._cooldown
+            elif key in self._waiting:
+                self._ready[key] = None
+        self._wake(now)

@@ -1,0 +1,259 @@
+"""The keyring: data keys by what they seal, fetched many at a time and kept in memory.
+
+Law: a key is made once, whoever asks first; material leaves this package only inside a DataKey, and stands in no log.
+Postgres away: keys in memory go on serving; what is not in memory raises Unavailable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Collection, Iterable
+from datetime import UTC, datetime, timedelta
+
+from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from infra.keyring.cipher import KEY_BYTES, DataKey, Undecryptable, new_id
+from infra.keyring.master import MasterKeys
+from infra.keyring.store import KeyStore, PostgresKeys, WrappedKey
+from infra.settings import SettingsError
+from infra.unavailable import Unavailable
+from schemas.record import RecordRef
+
+DELIVERY_KEY_LIFE = timedelta(hours=74)
+"""From the start of its hour: that hour, 72 h of retention, and one to spare."""
+_AHEAD_RETRY_SECONDS = 30.0
+
+
+class Keyring:
+    """Safe for any number of tasks of one event loop. Async methods raise Unavailable when Postgres is away."""
+
+    def __init__(
+        self,
+        keys: AsyncEngine | KeyStore,
+        master_keys: SecretStr,
+        *,
+        max_cached: int = 50_000,
+        cache_seconds: float = 900.0,
+    ) -> None:
+        """`cache_seconds`: a destroyed key may still serve in another process for this long."""
+        self._store: KeyStore = PostgresKeys(keys) if isinstance(keys, AsyncEngine) else keys
+        self._master = MasterKeys(master_keys)
+        self._max_cached = max_cached
+        self._cache_seconds = cache_seconds
+        self._by_name: OrderedDict[tuple[str, str], tuple[DataKey, float]] = OrderedDict()
+        self._by_id: OrderedDict[str, tuple[DataKey, float]] = OrderedDict()
+        # Outside the LRU: the front door must find them however busy the rest is, and while Postgres is away.
+        self._deliveries: dict[tuple[str, str, int], DataKey] = {}
+        self._ahead: dict[tuple[str, str], float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._root: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"Keyring({len(self._by_id)} cached)"
+
+    async def start(self) -> None:
+        """Load the root of `fingerprint`. Every other async method does so too, so calling it is optional."""
+        if self._root is None:
+            wanted = self._new("", "root", "fingerprint", None)
+            self._root = self._unwrap((await self._store.get_or_create([wanted]))[0]).material
+
+    async def stop(self) -> None:
+        """Cancel what is being made ahead."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def for_records(self, refs: Collection[RecordRef]) -> dict[RecordRef, DataKey]:
+        """A key per CRM record, made where there is none; one round trip for all that are not cached."""
+        names = {ref: str(ref) for ref in refs}
+        keys = await self._named("record", {name: ref.tenant for ref, name in names.items()})
+        return {ref: keys[name] for ref, name in names.items()}
+
+    async def for_tenant(self, tenant: str) -> DataKey:
+        """The tenant's own key: for what belongs to no record, and for the wrapper of dead letters."""
+        return (await self._named("tenant", {tenant: tenant}))[tenant]
+
+    async def for_delivery(self, tenant: str, endpoint: str, at: datetime) -> DataKey:
+        """The key of this endpoint and hour (UTC); the next hour's is made in the same round trip."""
+        found = self.cached_delivery_key(tenant, endpoint, at)
+        return found or await self._make_deliveries(tenant, endpoint, _hour(at))
+
+    def cached_delivery_key(self, tenant: str, endpoint: str, at: datetime) -> DataKey | None:
+        """`for_delivery` from memory alone, for the hot path. Sees to it that the next hour's key is made ahead."""
+        hour = _hour(at)
+        found = self._deliveries.get((tenant, endpoint, hour))
+        if found is not None and (tenant, endpoint, hour + 1) not in self._deliveries:
+            self._make_ahead(tenant, endpoint, hour)
+        return found
+
+    async def by_id(self, key_ids: Collection[str]) -> dict[str, DataKey]:
+        """Keys by id; an absent one was destroyed or has expired. Raises SettingsError when the master key is missing."""
+        now = time.monotonic()
+        found: dict[str, DataKey] = {}
+        missing: list[str] = []
+        for key_id in set(key_ids):
+            cached = self._by_id.get(key_id)
+            if cached and cached[1] > now:
+                found[key_id] = cached[0]
+                self._by_id.move_to_end(key_id)
+            else:
+                missing.append(key_id)
+        if missing:
+            for row in await self._store.by_id(missing):
+                key = self._unwrap(row)
+                found[key.id] = key
+                self._remember(key)
+        await self.start()
+        return found
+
+    async def destroy_records(self, refs: Collection[RecordRef]) -> int:
+        """Destroy these records' keys: what they sealed can never be read again. Returns how many there were."""
+        names = [str(ref) for ref in refs]
+        for name in names:
+            cached = self._by_name.pop(("record", name), None)
+            if cached:
+                self._by_id.pop(cached[0].id, None)
+        return await self._store.destroy("record", names)
+
+    async def destroy_expired(self) -> int:
+        """Destroy delivery keys whose deliveries are past retention; call it hourly. Returns how many."""
+        return await self._store.destroy_expired()
+
+    async def rewrap(self, page: int = 1_000) -> int:
+        """Wrap every key under the first master key; afterwards the older ones may go. Returns how many changed."""
+        changed, after = 0, ""
+        while rows := await self._store.page(after, page):
+            after = rows[-1].key_id
+            stale = [row for row in rows if not self._master.is_current(row.wrapped)]
+            if stale:
+                changed += await self._store.rewrap(
+                    [
+                        (row.key_id, row.wrapped, self._master.wrap(self._unwrap(row).material, *_bound(row)))
+                        for row in stale
+                    ]
+                )
+        return changed
+
+    def seal_secret(self, plaintext: bytes, *, purpose: str) -> bytes:
+        """Seal one of our own secrets under the master key; `purpose` is `table.column` and whatever else it must stay with."""
+        return self._master.seal_secret(plaintext, purpose=purpose)
+
+    def open_secret(self, sealed: bytes, *, purpose: str) -> bytes:
+        """Raises Undecryptable."""
+        return self._master.open_secret(sealed, purpose=purpose)
+
+    def fingerprint(self, tenant: str, data: bytes) -> bytes:
+        """HMAC-SHA256 of content (32 bytes), equal for equal content of one tenant only. Survives master-key rotation."""
+        if self._root is None:
+            raise RuntimeError("fingerprint: call `await keyring.start()` first")
+        owner = tenant.encode()
+        return hmac.digest(self._root, len(owner).to_bytes(2, "big") + owner + data, hashlib.sha256)
+
+    async def _named(self, scope: str, tenants: dict[str, str]) -> dict[str, DataKey]:
+        now = time.monotonic()
+        found: dict[str, DataKey] = {}
+        missing: list[str] = []
+        for name in tenants:
+            cached = self._by_name.get((scope, name))
+            if cached and cached[1] > now:
+                found[name] = cached[0]
+                self._by_name.move_to_end((scope, name))
+            else:
+                missing.append(name)
+        if missing:
+            wanted = [self._new(tenants[name], scope, name, None) for name in missing]
+            if self._root is None:
+                wanted.append(self._new("", "root", "fingerprint", None))
+            for row in await self._store.get_or_create(wanted):
+                key = self._unwrap(row)
+                if row.scope == "root":
+                    self._root = key.material
+                    continue
+                found[row.name] = key
+                self._remember(key)
+        return found
+
+    async def _make_deliveries(self, tenant: str, endpoint: str, hour: int) -> DataKey:
+        wanted = []
+        for each in (hour, hour + 1):
+            start = datetime.fromtimestamp(each * 3600, UTC)
+            wanted.append(
+                self._new(tenant, "delivery", f"{tenant}/{endpoint}/{start:%Y-%m-%dT%H}", start + DELIVERY_KEY_LIFE)
+            )
+        hours = {key.name: each for key, each in zip(wanted, (hour, hour + 1), strict=True)}
+        for row in await self._store.get_or_create(wanted):
+            key = self._unwrap(row)
+            self._deliveries[tenant, endpoint, hours[row.name]] = key
+            self._remember(key)
+        for place in [place for place in self._deliveries if place[:2] == (tenant, endpoint) and place[2] < hour - 1]:
+            del self._deliveries[place]
+        return self._deliveries[tenant, endpoint, hour]
+
+    def _make_ahead(self, tenant: str, endpoint: str, hour: int) -> None:
+        now = time.monotonic()
+        if self._ahead.get((tenant, endpoint), 0.0) > now:
+            return
+        self._ahead[tenant, endpoint] = now + _AHEAD_RETRY_SECONDS
+
+        async def make() -> None:
+            try:
+                await self._make_deliveries(tenant, endpoint, hour)
+            except Unavailable:
+                return
+            self._ahead.pop((tenant, endpoint), None)
+
+        task = asyncio.get_running_loop().create_task(make(), name="keyring-ahead")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _new(self, tenant: str, scope: str, name: str, expires_at: datetime | None) -> WrappedKey:
+        key_id = new_id()
+        return WrappedKey(
+            key_id,
+            tenant,
+            scope,
+            name,
+            self._master.wrap(os.urandom(KEY_BYTES), key_id, scope, name, tenant),
+            expires_at,
+        )
+
+    def _unwrap(self, row: WrappedKey) -> DataKey:
+        cached = self._by_id.get(row.key_id)
+        if cached:
+            return cached[0]
+        try:
+            material = self._master.unwrap(row.wrapped, *_bound(row))
+        except Undecryptable as error:
+            # Laying every message aside would empty the topics: a missing master key is for the operator, not for dead letters.
+            raise SettingsError(f"data key {row.key_id} cannot be unwrapped: {error}") from error
+        return DataKey(row.key_id, row.tenant, row.scope, row.name, material)
+
+    def _remember(self, key: DataKey) -> None:
+        until = time.monotonic() + self._cache_seconds
+        self._by_id[key.id] = (key, until)
+        self._by_id.move_to_end(key.id)
+        caches: Iterable[OrderedDict[str, tuple[DataKey, float]] | OrderedDict[tuple[str, str], tuple[DataKey, float]]]
+        if key.scope == "delivery":
+            caches = (self._by_id,)
+        else:
+            self._by_name[key.scope, key.name] = (key, until)
+            self._by_name.move_to_end((key.scope, key.name))
+            caches = (self._by_id, self._by_name)
+        for cache in caches:
+            while len(cache) > self._max_cached:
+                cache.popitem(last=False)
+
+
+def _hour(at: datetime) -> int:
+    return int(at.timestamp()) // 3600
+
+
+def _bound(row: WrappedKey) -> tuple[str, str, str, str]:
+    return row.key_id, row.scope, row.name, row.tenant

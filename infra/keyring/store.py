@@ -1,0 +1,226 @@
+"""Where wrapped data keys live: the table `data_keys`, or memory for tests.
+
+Law: sees wrapped keys only. A race to create a key is settled by the database: whoever comes second gets the first
+one's key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from typing_extensions import override
+
+from infra.unavailable import Unavailable, as_unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class WrappedKey:
+    """A row of `data_keys`."""
+
+    key_id: str
+    tenant: str
+    scope: str
+    name: str
+    wrapped: bytes = field(repr=False)
+    expires_at: datetime | None = None
+
+
+class KeyStore(Protocol):
+    """All methods raise Unavailable when the store is away, and may be called twice."""
+
+    async def get_or_create(self, wanted: Sequence[WrappedKey]) -> list[WrappedKey]:
+        """The keys of these (scope, name): the one that is there, or else the wanted one, which then is."""
+        ...
+
+    async def by_id(self, key_ids: Collection[str]) -> list[WrappedKey]:
+        """Those that exist and have not expired."""
+        ...
+
+    async def destroy(self, scope: str, names: Collection[str]) -> int:
+        """Delete for good; returns how many there were."""
+        ...
+
+    async def destroy_expired(self) -> int:
+        """Delete what expired; returns how many."""
+        ...
+
+    async def page(self, after: str, limit: int) -> list[WrappedKey]:
+        """Keys in the order of their ids, for rewrapping."""
+        ...
+
+    async def rewrap(self, keys: Sequence[tuple[str, bytes, bytes]]) -> int:
+        """Replace (key id, old wrapped, new wrapped) where the old is still there; returns how many."""
+        ...
+
+
+_COLUMNS = "key_id, tenant, scope, name, wrapped, expires_at"
+_GET_OR_CREATE = text(f"""
+    WITH wanted AS (
+      SELECT * FROM unnest(
+        CAST(:ids AS text[]), CAST(:tenants AS text[]), CAST(:scopes AS text[]), CAST(:names AS text[]),
+        CAST(:wrapped AS bytea[]), CAST(:expires AS timestamptz[])
+      ) AS w ({_COLUMNS})
+    ), there AS (
+      SELECT k.key_id, k.tenant, k.scope, k.name, k.wrapped, k.expires_at FROM data_keys k JOIN wanted USING (scope, name)
+    ), made AS (
+      INSERT INTO data_keys ({_COLUMNS})
+      SELECT {_COLUMNS} FROM wanted w
+      WHERE NOT EXISTS (SELECT FROM there t WHERE t.scope = w.scope AND t.name = w.name)
+      ORDER BY scope, name
+      ON CONFLICT (scope, name) DO NOTHING
+      RETURNING {_COLUMNS}
+    )
+    SELECT {_COLUMNS} FROM there UNION ALL SELECT {_COLUMNS} FROM made
+""")  # noqa: S608 -- made of constants
+_BY_ID = text(
+    f"SELECT {_COLUMNS} FROM data_keys WHERE key_id = ANY(:ids) AND (expires_at IS NULL OR expires_at > now())"  # noqa: S608 -- made of constants
+)
+
+
+class PostgresKeys(KeyStore):
+    """`data_keys` in Postgres; any number of keys in one round trip."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    @override
+    async def get_or_create(self, wanted: Sequence[WrappedKey]) -> list[WrappedKey]:
+        missing = {(key.scope, key.name): key for key in wanted}
+        found: list[WrappedKey] = []
+        # A row that another transaction committed while ours ran is neither visible nor inserted: the next statement sees it.
+        for _ in range(5):
+            rows = await self._run(
+                _GET_OR_CREATE,
+                ids=[key.key_id for key in missing.values()],
+                tenants=[key.tenant for key in missing.values()],
+                scopes=[key.scope for key in missing.values()],
+                names=[key.name for key in missing.values()],
+                wrapped=[key.wrapped for key in missing.values()],
+                expires=[key.expires_at for key in missing.values()],
+            )
+            found.extend(row for row in rows if missing.pop((row.scope, row.name), None))
+            if not missing:
+                return found
+        raise Unavailable("postgres", why="data keys are created and destroyed at the same moment")
+
+    @override
+    async def by_id(self, key_ids: Collection[str]) -> list[WrappedKey]:
+        return await self._run(_BY_ID, ids=list(key_ids))
+
+    @override
+    async def destroy(self, scope: str, names: Collection[str]) -> int:
+        return len(
+            await self._run(
+                text(f"DELETE FROM data_keys WHERE scope = :scope AND name = ANY(:names) RETURNING {_COLUMNS}"),  # noqa: S608 -- made of constants
+                scope=scope,
+                names=list(names),
+            )
+        )
+
+    @override
+    async def destroy_expired(self) -> int:
+        return len(await self._run(text(f"DELETE FROM data_keys WHERE expires_at <= now() RETURNING {_COLUMNS}")))  # noqa: S608 -- made of constants
+
+    @override
+    async def page(self, after: str, limit: int) -> list[WrappedKey]:
+        return await self._run(
+            text(f"SELECT {_COLUMNS} FROM data_keys WHERE key_id > :after ORDER BY key_id LIMIT :limit"),  # noqa: S608 -- made of constants
+            after=after,
+            limit=limit,
+        )
+
+    @override
+    async def rewrap(self, keys: Sequence[tuple[str, bytes, bytes]]) -> int:
+        return len(
+            await self._run(
+                text(f"""
+                    UPDATE data_keys k SET wrapped = w.new
+                    FROM unnest(CAST(:ids AS text[]), CAST(:old AS bytea[]), CAST(:new AS bytea[])) AS w (id, old, new)
+                    WHERE k.key_id = w.id AND k.wrapped = w.old
+                    RETURNING {", ".join(f"k.{name}" for name in _COLUMNS.split(", "))}
+                """),  # noqa: S608 -- made of constants
+                ids=[key[0] for key in keys],
+                old=[key[1] for key in keys],
+                new=[key[2] for key in keys],
+            )
+        )
+
+    async def _run(self, statement: object, **values: object) -> list[WrappedKey]:
+        try:
+            async with self._engine.begin() as connection:
+                rows = (await connection.execute(statement, values)).all()  # type: ignore[call-overload]  # text() of this module alone
+        except (SQLAlchemyError, OSError) as error:
+            away = as_unavailable(error) or (
+                Unavailable("postgres", why=type(error).__name__) if isinstance(error, OSError) else None
+            )
+            if away:
+                raise away from error
+            raise
+        return [
+            WrappedKey(row.key_id, row.tenant, row.scope, row.name, bytes(row.wrapped), row.expires_at) for row in rows
+        ]
+
+
+class MemoryKeys(KeyStore):
+    """The same in memory, for tests of one process; `away` makes it behave like a database that is down."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str], WrappedKey] = {}
+        self.away = False
+        self.calls = 0
+
+    def _ask(self) -> None:
+        self.calls += 1
+        if self.away:
+            raise Unavailable("postgres", why="away")
+
+    @override
+    async def get_or_create(self, wanted: Sequence[WrappedKey]) -> list[WrappedKey]:
+        self._ask()
+        return [self.rows.setdefault((key.scope, key.name), key) for key in wanted]
+
+    @override
+    async def by_id(self, key_ids: Collection[str]) -> list[WrappedKey]:
+        self._ask()
+        now = datetime.now(UTC)
+        return [
+            row
+            for row in self.rows.values()
+            if row.key_id in key_ids and (row.expires_at is None or row.expires_at > now)
+        ]
+
+    @override
+    async def destroy(self, scope: str, names: Collection[str]) -> int:
+        self._ask()
+        return sum(self.rows.pop((scope, name), None) is not None for name in names)
+
+    @override
+    async def destroy_expired(self) -> int:
+        self._ask()
+        now = datetime.now(UTC)
+        expired = [place for place, row in self.rows.items() if row.expires_at is not None and row.expires_at <= now]
+        for place in expired:
+            del self.rows[place]
+        return len(expired)
+
+    @override
+    async def page(self, after: str, limit: int) -> list[WrappedKey]:
+        self._ask()
+        return sorted((row for row in self.rows.values() if row.key_id > after), key=lambda row: row.key_id)[:limit]
+
+    @override
+    async def rewrap(self, keys: Sequence[tuple[str, bytes, bytes]]) -> int:
+        self._ask()
+        done = 0
+        for key_id, old, new in keys:
+            for place, row in self.rows.items():
+                if row.key_id == key_id and row.wrapped == old:
+                    self.rows[place] = WrappedKey(row.key_id, row.tenant, row.scope, row.name, new, row.expires_at)
+                    done += 1
+        return done

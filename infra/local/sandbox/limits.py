@@ -1,0 +1,106 @@
+"""What an account may use, and the faults that a test plants.
+
+Law: counts and decides; the vendors' error shapes are not known here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Literal
+
+FaultKind = Literal["401", "403", "423", "429", "500", "502", "503", "207", "timeout", "latency"]
+WINDOW_S = 10.0
+
+
+@dataclass(slots=True)
+class Limits:
+    """Settable limits of one account. None: unlimited."""
+
+    per_ten_seconds: int | None = None
+    """HubSpot: calls per rolling 10 s and app: 110 for OAuth apps, 190 for private ones."""
+    search_per_second: int | None = None
+    """HubSpot: search calls per second."""
+    daily: int | None = None
+    """HubSpot: calls a day, shown in headers. Salesforce: calls per rolling 24 h."""
+    used_today: int = 0
+    windows: dict[int | None, deque[float]] = field(default_factory=dict)
+    searches: deque[float] = field(default_factory=deque)
+
+    def take(self, app: int | None = None) -> int | None:
+        """Count one call; returns how many are left in the window of 10 s (-1 when this one is too many)."""
+        if self.per_ten_seconds is None:
+            self.used_today += 1
+            return None
+        now = time.monotonic()
+        window = self.windows.setdefault(app, deque())
+        while window and window[0] <= now - WINDOW_S:
+            window.popleft()
+        if len(window) >= self.per_ten_seconds:
+            return -1
+        window.append(now)
+        self.used_today += 1
+        return self.per_ten_seconds - len(window)
+
+    def take_search(self) -> bool:
+        """Count one search; False when it is one too many."""
+        if self.search_per_second is None:
+            return True
+        now = time.monotonic()
+        while self.searches and self.searches[0] <= now - 1.0:
+            self.searches.popleft()
+        if len(self.searches) >= self.search_per_second:
+            return False
+        self.searches.append(now)
+        return True
+
+    def take_daily(self) -> bool:
+        """Count one call against the daily budget alone; False when that is spent."""
+        if self.daily is not None and self.used_today >= self.daily:
+            return False
+        self.used_today += 1
+        return True
+
+
+@dataclass(slots=True)
+class Fault:
+    """What the next `count` calls of an operation meet."""
+
+    account: str
+    operation: str
+    """A pattern such as `objects.batch_update`, `objects.*` or `*`."""
+    kind: FaultKind
+    count: int = 1
+    ms: int = 0
+    """For `latency` and `timeout`: how long."""
+    rows: int = 1
+    """For `207`: how many of the first rows fail (Salesforce: of a collections call)."""
+
+
+class Faults:
+    """Planted faults, met in the order in which they were planted."""
+
+    def __init__(self) -> None:
+        self._planted: list[Fault] = []
+
+    def plant(self, fault: Fault) -> None:
+        """Let the next calls meet it."""
+        self._planted.append(fault)
+
+    def clear(self) -> None:
+        """Take all of them back."""
+        self._planted.clear()
+
+    def take(self, account: str, operation: str) -> Fault | None:
+        """The fault that this call meets, if any; counts it."""
+        if not self._planted:
+            return None
+        for fault in self._planted:
+            if fault.account in {account, "*"} and fnmatchcase(operation, fault.operation):
+                fault.count -= 1
+                if fault.count <= 0:
+                    self._planted.remove(fault)
+                return fault
+        return None

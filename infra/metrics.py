@@ -1,0 +1,128 @@
+"""The catalogue of metrics: each said once, one line a metric; docs/metrics.md is made from here.
+
+Law: labels are names from our own code or configuration (topic, cause, part, analysis), never ids of tenants, records or
+people: their number is bounded and they hold nothing personal. Counters end in `_total`, times are in seconds.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY = CollectorRegistry(auto_describe=True)
+
+_FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_SLOW = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
+
+
+def _counter(name: str, meaning: str, *labels: str) -> Counter:
+    return Counter(name, meaning, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, meaning: str, *labels: str) -> Gauge:
+    return Gauge(name, meaning, labels, registry=REGISTRY)
+
+
+def _histogram(name: str, meaning: str, *labels: str, buckets: tuple[float, ...] = _FAST) -> Histogram:
+    return Histogram(name, meaning, labels, registry=REGISTRY, buckets=buckets)
+
+
+# ingress
+REQUESTS = _counter("hookline_ingress_requests_total", "Requests at the front door, by the dialect of the endpoint and what was answered (accepted, or the cause of the refusal).", "source", "answer")  # fmt: skip
+REQUEST_SECONDS = _histogram("hookline_ingress_request_seconds", "From the last byte of a request to its answer, the broker's acknowledgement included.", "source")  # fmt: skip
+DELIVERIES = _counter("hookline_deliveries_total", "Deliveries that the translator has read.", "source")
+CHANGES = _counter("hookline_changes_total", "Changes that the translator has published, by lane.", "source", "lane")
+DUPLICATES = _counter("hookline_duplicates_total", "Events that were dropped because they had been seen.", "source")
+OWN_EVENTS = _counter("hookline_own_events_total", "Events on our own properties, dropped unread.", "source")
+UNREAD_EVENTS = _counter("hookline_unread_events_total", "Events that no analysis reads, and empty deliveries: dropped, by reason.", "source", "reason")  # fmt: skip
+REFUSALS_UNRECORDED = _counter("hookline_refusals_unrecorded_total", "Refusals that never reached the admin's list, because PostgreSQL was away for too long.")  # fmt: skip
+
+# processors
+SNAPSHOTS = _counter("hookline_snapshots_total", "What the hydrator found for a record: published, unchanged, gone, refused, set_aside.", "object", "outcome")  # fmt: skip
+COALESCED = _counter(
+    "hookline_changes_coalesced_total", "Changes that were folded into another one of the same record."
+)
+INSIGHTS = _counter("hookline_insights_total", "Insights, by analysis and outcome: published, unchanged, not_enough_data, refused, set_aside.", "analysis", "outcome")  # fmt: skip
+INSIGHT_SECONDS = _histogram("hookline_insight_seconds", "Time that one analysis took.", "analysis", buckets=_SLOW)
+CLAIMS_DROPPED = _counter("hookline_claims_dropped_total", "Claims that cited what is not on the record, and were dropped.", "analysis")  # fmt: skip
+
+# model
+MODEL_CALLS = _counter(
+    "hookline_model_calls_total", "Questions put to a model, by outcome.", "provider", "model", "outcome"
+)
+MODEL_SECONDS = _histogram(
+    "hookline_model_seconds", "Time that a model took to answer.", "provider", "model", buckets=_SLOW
+)
+MODEL_TOKENS = _counter(
+    "hookline_model_tokens_total", "Tokens, by direction (input, output).", "provider", "model", "direction"
+)
+MODEL_COST = _counter("hookline_model_cost_usd_total", "What the answers cost, in US dollars.", "provider", "model")
+MODEL_CACHE = _counter(
+    "hookline_model_cache_total", "Questions that the cache answered (hit) or not (miss).", "outcome"
+)
+MODEL_OUTPUTS = _counter("hookline_model_outputs_total", "Answers of a model, by what they were worth: VALID, or why not (EMPTY, PROSE, TRUNCATED, SCHEMA, REFUSED).", "prompt", "outcome")  # fmt: skip
+MODEL_WITHHELD = _counter("hookline_model_withheld_total", "Questions that got no answer, by cause: QuotaSpent, RateLimited, InputRefused, OutputInvalid, or what was unavailable.", "analysis", "cause")  # fmt: skip
+
+# CRM and sinks
+CRM_CALLS = _counter("hookline_crm_calls_total", "Calls to a CRM's API, by outcome.", "crm", "operation", "outcome")
+CRM_SECONDS = _histogram(
+    "hookline_crm_seconds", "Time that a CRM's API took to answer.", "crm", "operation", buckets=_SLOW
+)
+WRITES = _counter("hookline_writes_total", "What a destination did with an insight: written, stale, unchanged, refused, later.", "destination", "outcome")  # fmt: skip
+END_TO_END_SECONDS = _histogram("hookline_end_to_end_seconds", "From the CRM's last-modified time of a record to its insight being written.", "destination", buckets=_SLOW)  # fmt: skip
+
+# what could not go on
+DEAD_LETTERS = _counter(
+    "hookline_dead_letters_total", "Messages laid aside for good, by stage and cause.", "stage", "cause"
+)
+SET_ASIDE = _counter("hookline_set_aside_total", "Records set aside until later, by stage and cause.", "stage", "cause")
+
+# Kafka
+PUBLISHED = _counter("hookline_kafka_published_total", "Messages that the broker has acknowledged.", "topic")
+PUBLISH_SECONDS = _histogram("hookline_kafka_publish_seconds", "Time from handing a batch to Kafka to its acknowledgement.", "topic")  # fmt: skip
+PUBLISH_FAILED = _counter("hookline_kafka_publish_failed_total", "Messages that the broker did not acknowledge in time.", "topic")  # fmt: skip
+HANDLED = _counter("hookline_pump_handled_total", "Messages that a handler has finished.", "group", "topic")
+BATCH_SIZE = _histogram("hookline_pump_batch_messages", "Messages of one call of a handler.", "group", buckets=_SIZES)
+HANDLE_SECONDS = _histogram("hookline_pump_handle_seconds", "Time of one call of a handler.", "group", buckets=_SLOW)
+HELD_MESSAGES = _gauge("hookline_pump_held_messages", "Messages in memory, waiting or in work.", "group")
+HELD_BYTES = _gauge("hookline_pump_held_bytes", "Bytes of messages in memory.", "group")
+IN_FLIGHT = _gauge("hookline_pump_in_flight_messages", "Messages in work.", "group")
+LAG = _gauge(
+    "hookline_pump_lag_messages", "Messages on a partition that are not committed yet.", "group", "topic", "partition"
+)
+PAUSED = _gauge("hookline_pump_paused", "1 while the consumer pauses because of this part (postgres, redis, model, memory, ...).", "group", "part")  # fmt: skip
+COMMITS = _counter("hookline_pump_commits_total", "Commits, by outcome: ok, fenced (another member owns the partitions), failed.", "group", "outcome")  # fmt: skip
+REBALANCES = _counter("hookline_pump_rebalances_total", "Times that partitions were taken from this member.", "group")
+RETRIES = _counter(
+    "hookline_pump_retries_total", "Batches that were tried again because a part was away.", "group", "part"
+)
+POISON = _counter("hookline_pump_poison_total", "Messages that failed alone and were laid aside.", "group")
+
+
+def catalogue() -> list[Counter | Gauge | Histogram]:
+    """Every metric, in the order of this file."""
+    return [each for each in globals().values() if isinstance(each, Counter | Gauge | Histogram)]
+
+
+def page() -> str:
+    """docs/metrics.md; `python -m infra.metrics` prints it."""
+    kinds = {"counter": "counter", "gauge": "gauge", "histogram": "histogram"}
+    lines = [
+        "# Metrics",
+        "",
+        "Every role serves these in Prometheus' text format at `/metrics` of its health port (`HOOKLINE_OPS_PORT`). This page is made",
+        "from the catalogue in `infra/metrics.py`: `.venv/bin/python -m infra.metrics > docs/metrics.md`.",
+        "",
+        "| name | kind | labels | meaning |",
+        "| --- | --- | --- | --- |",
+    ]
+    for each in catalogue():
+        [family] = each.describe()
+        name = family.name + ("_total" if family.type == "counter" else "")
+        labels = ", ".join(f"`{label}`" for label in each._labelnames) or "–"  # noqa: SLF001 -- the library has no public way to ask
+        lines.append(f"| `{name}` | {kinds[family.type]} | {labels} | {family.documentation} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(page(), end="")  # noqa: T201 -- a page for standard output

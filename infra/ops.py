@@ -1,0 +1,123 @@
+"""Health and metrics of a process over HTTP, on a port of their own.
+
+Law: live says that the event loop turns, and nothing else; ready asks every part that a role needs, each within a bound,
+and says what is wrong. No secret is in an answer: checks name parts and variables, never values of secrets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from infra import metrics
+from infra.settings import Settings, SettingsError, variable
+
+Check = Callable[[], Awaitable[str | None]]
+"""None: fine. A text: what is wrong, for people. May raise; may take its time, which is cut at CHECK_SECONDS."""
+CHECK_SECONDS = 4.0
+
+_Scope = dict[str, Any]
+_Receive = Callable[[], Awaitable[dict[str, Any]]]
+_Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+async def ask_all(readiness: Mapping[str, Check]) -> dict[str, str | None]:
+    """Ask every part at once; what raises or takes too long is wrong."""
+
+    async def ask(check: Check) -> str | None:
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                return await check()
+        except TimeoutError:
+            return f"no answer within {CHECK_SECONDS:g} s"
+        except Exception as error:  # noqa: BLE001 -- a check that breaks is an answer too
+            return type(error).__name__
+
+    answers = await asyncio.gather(*(ask(check) for check in readiness.values()))
+    return dict(zip(readiness, answers, strict=True))
+
+
+class _Ops:
+    def __init__(self, readiness: Mapping[str, Check]) -> None:
+        self._readiness = readiness
+
+    async def __call__(self, scope: _Scope, _receive: _Receive, send: _Send) -> None:
+        if scope["type"] != "http":
+            return
+        status, kind, body = await self._answer(scope["method"], scope["path"])
+        await send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [
+                    (b"content-type", kind.encode()),
+                    (b"content-length", str(len(body)).encode()),
+                    (b"cache-control", b"no-store"),
+                ],
+            }
+        )
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    async def _answer(self, method: str, path: str) -> tuple[int, str, bytes]:
+        if method not in {"GET", "HEAD"}:
+            return 405, "text/plain", b"GET only\n"
+        if path == "/health/live":
+            return 200, "application/json", b'{"live": true}'
+        if path == "/health/ready":
+            answers = await ask_all(self._readiness)
+            ready = not any(answers.values())
+            text = json.dumps({"ready": ready, "parts": {part: answer or "ok" for part, answer in answers.items()}})
+            return (200 if ready else 503), "application/json", text.encode()
+        if path == "/metrics":
+            return 200, CONTENT_TYPE_LATEST, generate_latest(metrics.REGISTRY)
+        return 404, "text/plain", b"/health/live, /health/ready or /metrics\n"
+
+
+class OpsServer:
+    """A running server; `port` is the one that it listens on."""
+
+    def __init__(self, server: uvicorn.Server, task: asyncio.Task[None], port: int) -> None:
+        self._server = server
+        self._task = task
+        self.port = port
+
+    async def stop(self) -> None:
+        """Close it; may be called twice."""
+        self._server.should_exit = True
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+
+async def serve_ops(settings: Settings, readiness: Mapping[str, Check]) -> OpsServer:
+    """Serve on `ops_host:ops_port` (0 takes a free one); raises SettingsError when the port is taken."""
+    config = uvicorn.Config(
+        _Ops(readiness), host=settings.ops_host, port=settings.ops_port, log_config=None, access_log=False, lifespan="off",
+        timeout_graceful_shutdown=2,
+    )  # fmt: skip
+    try:
+        # Bound here: uvicorn would end the process when the port is taken.
+        bound = await asyncio.get_running_loop().run_in_executor(None, _bind, settings.ops_host, settings.ops_port)
+    except OSError as error:
+        raise SettingsError(
+            f"{settings.ops_host}:{settings.ops_port} cannot be bound ({error.strerror}): set {variable('ops_port')} to another port, or to 0"
+        ) from error
+    server = uvicorn.Server(config)
+    # The starter of the process owns its signals.
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment] # uvicorn has no switch for it
+    task = asyncio.get_running_loop().create_task(server.serve(sockets=[bound]), name="ops")
+    while not server.started and not task.done():  # noqa: ASYNC110 -- uvicorn tells it by a flag alone
+        await asyncio.sleep(0.01)
+    return OpsServer(server, task, bound.getsockname()[1])
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    found = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    found.setblocking(False)
+    return found

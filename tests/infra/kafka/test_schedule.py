@@ -1,0 +1,245 @@
+"""The schedule under adversarial orders of arrivals, completions, revokes and crashes."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
+
+from infra.kafka.raw import RawMessage
+from infra.kafka.schedule import Batch, Schedule
+
+PARTITIONS = [("live", 0), ("live", 1), ("bulk", 0)]
+KEYS = [b"a", b"b", b"c", None]
+
+
+def message(topic: str, partition: int, offset: int, key: bytes | None, size: int = 10) -> RawMessage:
+    return RawMessage(topic, partition, offset, key, b"x" * size)
+
+
+class Schedules(RuleBasedStateMachine):
+    """A broker that remembers logs and commits, members that crash, and one schedule between them."""
+
+    taken = Bundle("taken")
+
+    @initialize(
+        cooldown=st.sampled_from([0.0, 0.0, 5.0]), limit=st.sampled_from([4, 1000]), batch=st.sampled_from([1, 3, 500])
+    )
+    def begin(self, cooldown: float, limit: int, batch: int) -> None:
+        self.now = 100.0
+        self.cooldown, self.limit, self.batch = cooldown, limit, batch
+        self.logs: dict[tuple[str, int], list[RawMessage]] = {partition: [] for partition in PARTITIONS}
+        self.commits = dict.fromkeys(PARTITIONS, 0)
+        self.handled: dict[tuple[str, int], set[int]] = {partition: set() for partition in PARTITIONS}
+        self.effects = 0
+        self.faults = False
+        self.finished_at: dict[bytes, float] = {}
+        self.restart()
+
+    def restart(self) -> None:
+        self.schedule = Schedule(max_messages=self.limit, max_bytes=10**9, cooldown=self.cooldown)
+        self.running: list[Batch] = []
+        self.position = dict(self.commits)
+        self.last_started: dict[tuple[tuple[str, int], bytes], int] = {}
+        self.epoch = dict.fromkeys(PARTITIONS, 0)
+        self.finished_at.clear()
+
+    @rule(partition=st.sampled_from(PARTITIONS), key=st.sampled_from(KEYS), gap=st.sampled_from([0, 0, 0, 3]))
+    def produce(self, partition: tuple[str, int], key: bytes | None, gap: int) -> None:
+        log = self.logs[partition]
+        log.append(message(*partition, (log[-1].offset + 1 if log else 0) + gap, key))
+
+    @rule(partition=st.sampled_from(PARTITIONS), count=st.integers(1, 5))
+    def fetch(self, partition: tuple[str, int], count: int) -> None:
+        ready = [each for each in self.logs[partition] if each.offset >= self.position[partition]][:count]
+        for each in ready:
+            self.schedule.arrive(each, self.now)
+            self.position[partition] = each.offset + 1
+
+    @rule(seconds=st.sampled_from([0.5, 2.0, 6.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(target=taken)
+    def take(self):
+        batch = self.schedule.take(self.now, self.batch)
+        if batch is None:
+            return multiple()
+        assert 0 < len(batch.messages) <= self.batch
+        for other in self.running:
+            assert not set(other.keys) & set(batch.keys), "two batches at once hold one key"
+        full = self.schedule.full
+        for held in batch.messages:
+            partition = (held.raw.topic, held.raw.partition)
+            assert not held.offsets.lost, "handled after its partition was taken away"
+            place = (partition, held.raw.key or b"%d" % held.raw.offset)
+            assert held.raw.offset > self.last_started.get(place, -1), "out of order within a key"
+            self.last_started[place] = held.raw.offset
+            if held.raw.key is not None and held.raw.key in self.finished_at and not full:
+                assert self.now >= self.finished_at[held.raw.key] + self.cooldown, "before its rest was over"
+        self.running.append(batch)
+        return batch
+
+    @rule(batch=consumes(taken))
+    def finish(self, batch: Batch) -> None:
+        if batch not in self.running:
+            return
+        self.running.remove(batch)
+        for held in batch.messages:
+            self.handled[held.raw.topic, held.raw.partition].add(held.raw.offset)
+            self.effects += 1
+        self.schedule.finish(batch, self.now)
+        for key in batch.keys:
+            if isinstance(key, bytes):
+                self.finished_at[key] = self.now
+
+    @rule()
+    def commit(self) -> None:
+        found = self.schedule.committable()
+        for partition, offset in found.items():
+            assert offset > self.commits[partition], "committed backwards or for nothing"
+            below = {each.offset for each in self.logs[partition] if each.offset < offset}
+            assert below <= self.handled[partition], "committed past an unfinished offset"
+            self.commits[partition] = offset
+        self.schedule.committed(found)
+
+    @rule(partitions=st.sets(st.sampled_from(PARTITIONS), min_size=1))
+    def rebalance(self, partitions: set[tuple[str, int]]) -> None:
+        self.faults = True
+        waiting, working = self.schedule.waiting, self.schedule.in_flight
+        dropped = self.schedule.revoke(partitions)
+        assert self.schedule.waiting == waiting - dropped
+        assert self.schedule.in_flight == working
+        self.commit()
+        self.schedule.fence(partitions)
+        for held in (held for batch in self.running for held in batch.messages):
+            if (held.raw.topic, held.raw.partition) in partitions:
+                assert held.offsets.lost, "what is in work of a lost partition may be committed or tried again"
+        for partition in partitions:
+            assert partition not in self.schedule.committable()
+            self.position[partition] = self.commits[partition]
+            for place in [place for place in self.last_started if place[0] == partition]:
+                del self.last_started[place]
+
+    @rule()
+    def crash(self) -> None:
+        self.faults = True
+        self.restart()
+
+    @invariant()
+    def counts_what_it_holds(self) -> None:
+        if not hasattr(self, "schedule"):
+            return
+        assert self.schedule.in_flight == sum(len(batch.messages) for batch in self.running)
+        assert self.schedule.waiting >= 0
+        assert (self.schedule.messages == 0) == (self.schedule.bytes == 0)
+
+    @precondition(lambda self: hasattr(self, "schedule"))
+    @invariant()
+    def someone_can_go_on(self) -> None:
+        if self.schedule.waiting and not self.running:
+            assert self.schedule._ready or self.schedule.next_wake() is not None, "messages wait for ever"
+
+    def teardown(self) -> None:
+        if not hasattr(self, "schedule"):
+            return
+        for batch in list(self.running):
+            self.finish(batch)
+        for _ in range(10_000):
+            for partition in PARTITIONS:
+                self.fetch(partition, 1000)
+            batch = self.take()
+            if isinstance(batch, Batch):
+                self.finish(batch)
+            elif self.schedule.waiting:
+                self.now += 1.0
+            else:
+                break
+        self.commit()
+        for partition, log in self.logs.items():
+            assert self.handled[partition] == {each.offset for each in log}, "an offset was never handled"
+            assert self.commits[partition] == (log[-1].offset + 1 if log else 0), "handled, and not committed"
+        if not self.faults:
+            assert self.effects == sum(map(len, self.logs.values())), "handled more than once without a fault"
+
+
+TestSchedules = Schedules.TestCase
+TestSchedules.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
+TestSchedules.__doc__ = """INVARIANT: at least once, in order within a key, never past an unfinished offset.
+
+When it fails, a crash or a rebalance loses a customer's change, or an older state of a record overwrites a newer one.
+"""
+
+
+def schedule(**more: float) -> Schedule:
+    return Schedule(**{"max_messages": 100, "max_bytes": 10**6, **more})
+
+
+def test_a_key_gets_all_that_waits_for_it_at_once() -> None:
+    found = schedule()
+    for offset, key in enumerate([b"a", b"b", b"a", b"a"]):
+        found.arrive(message("t", 0, offset, key), 0.0)
+    batch = found.take(0.0, 3)
+    assert [held.raw.offset for held in batch.messages] == [0, 2, 3]
+    assert [held.raw.offset for held in found.take(0.0, 3).messages] == [1]
+
+
+def test_the_same_key_by_two_topics_is_never_handled_at_once() -> None:
+    """INVARIANT: a record's live and bulk changes wait for one another; else two handlers race for its state."""
+    found = schedule()
+    found.arrive(message("crm.changes", 0, 5, b"record"), 0.0)
+    batch = found.take(0.0, 10)
+    found.arrive(message("crm.changes.bulk", 3, 9, b"record"), 0.0)
+    assert found.take(0.0, 10) is None
+    found.finish(batch, 0.0)
+    assert found.take(0.0, 10).messages[0].raw.topic == "crm.changes.bulk"
+
+
+def test_a_first_message_goes_at_once_and_what_follows_rests_and_goes_together() -> None:
+    found = schedule(cooldown=5.0)
+    found.arrive(message("t", 0, 0, b"a"), 10.0)
+    batch = found.take(10.0, 10)
+    found.arrive(message("t", 0, 1, b"a"), 10.5)
+    found.finish(batch, 11.0)
+    found.arrive(message("t", 0, 2, b"a"), 12.0)
+    assert found.take(15.9, 10) is None
+    assert found.next_wake() == 16.0
+    assert [held.raw.offset for held in found.take(16.0, 10).messages] == [1, 2]
+
+
+def test_over_the_bounds_resting_keys_go_early_so_that_memory_is_bounded() -> None:
+    found = schedule(cooldown=1000.0, max_messages=3)
+    found.arrive(message("t", 0, 0, b"a"), 0.0)
+    found.finish(found.take(0.0, 10), 0.0)
+    for offset in (1, 2, 3):
+        found.arrive(message("t", 0, offset, b"a"), 1.0)
+    assert found.full
+    assert len(found.take(1.0, 10).messages) == 3
+
+
+def test_ninety_percent_of_either_bound_is_not_roomy_yet() -> None:
+    found = schedule(max_messages=10)
+    for offset in range(9):
+        found.arrive(message("t", 0, offset, None), 0.0)
+    assert not found.roomy
+    assert not found.full
+    found.finish(found.take(0.0, 1), 0.0)
+    assert found.roomy
+
+
+@pytest.mark.parametrize("again", [0, 1])
+def test_an_offset_that_was_read_before_is_not_handled_twice(again: int) -> None:
+    found = schedule()
+    for offset in (0, 1, again):
+        found.arrive(message("t", 0, offset, b"a"), 0.0)
+    assert found.messages == 2

@@ -1,0 +1,88 @@
+"""The servers that connected tests run on: the embedded stack, or those that KAFKA_URL, DATABASE_URL, REDIS_URL name."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+from pydantic import SecretStr
+
+from infra.database.engine import migrate
+from infra.kafka.topics import migrate_topics
+from infra.local.stack import Addresses, EmbeddedStack
+from infra.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def addresses(_clean_environment: dict[str, str]) -> Iterator[Addresses]:
+    """Real servers, started once for the whole run unless they were given."""
+    given = _clean_environment
+    with tempfile.TemporaryDirectory(prefix="hookline-test-", dir=os.environ.get("HOOKLINE_TEST_DATA"), ignore_cleanup_errors=True) as data:
+        Path(data).chmod(0o755)  # as root the servers run as somebody else, who must get in
+        stack = EmbeddedStack(
+            Path(data),
+            kafka_url=given.get("KAFKA_URL"),
+            database_url=given.get("DATABASE_URL"),
+            redis_url=given.get("REDIS_URL"),
+        )
+        with stack as found:
+            asyncio.run(
+                migrate_topics(Settings(kafka_url=found.kafka_url, kafka_partitions=6, kafka_replication=1, _env_file=None))
+            )
+            yield found
+
+
+@pytest.fixture(scope="session")
+def kafka_url(addresses: Addresses) -> str:
+    return addresses.kafka_url
+
+
+@pytest.fixture(scope="session")
+def redis_url(addresses: Addresses) -> str:
+    return addresses.redis_url
+
+
+@pytest.fixture
+def database_url(addresses: Addresses) -> Iterator[str]:
+    """A database of the test's own, empty; dropped afterwards."""
+    name = f"test_{secrets.token_hex(6)}"
+    with psycopg.connect(addresses.database_url, autocommit=True) as connection:
+        connection.execute(f'create database "{name}"')
+    parts = urlsplit(addresses.database_url)
+    yield urlunsplit(parts._replace(path=f"/{name}"))
+    with psycopg.connect(addresses.database_url, autocommit=True) as connection:
+        connection.execute(f'drop database "{name}" with (force)')
+
+
+@pytest.fixture
+def settings(addresses: Addresses, database_url: str) -> Settings:
+    """Settings of a process on these servers, with a migrated database of the test's own."""
+    made = Settings(
+        environment="development",
+        kafka_url=addresses.kafka_url,
+        kafka_replication=1,
+        database_url=SecretStr(database_url),
+        redis_url=SecretStr(addresses.redis_url),
+        master_keys=SecretStr(base64.b64encode(secrets.token_bytes(32)).decode()),
+        ingress_port=0,
+        ops_port=0,
+        public_url="https://hooks.test",
+        trace_ratio=1.0,
+        _env_file=None,
+    )
+    migrate(made)
+    return made
+
+
+@pytest.fixture
+def tenant() -> str:
+    """A tenant of the test's own: topics are shared, names are not."""
+    return f"t{secrets.token_hex(5)}"
