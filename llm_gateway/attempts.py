@@ -1,0 +1,194 @@
+"""Asks a model until it answers, until the error forbids another attempt, or until the caller's time is over.
+
+Law: waits are jittered and never reach past the deadline: a caller whose time would be spent waiting is told at once
+how long the wait is. A provider that names a time (`retry-after`, `x-ratelimit-*`) is left alone until then by
+everybody in this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from opentelemetry.trace import SpanKind, StatusCode
+
+from infra import metrics
+from infra.telemetry import tracer
+from llm_gateway.breaker import Breaker
+from llm_gateway.prompt import InputRefused, ModelUnavailable
+from llm_gateway.providers.provider import Completed, Completion, Headroom, Provider, ProviderFailure, QuestionRefused
+
+MOST_ATTEMPTS = 4
+FIRST_DELAY = 0.25
+LONGEST_DELAY = 8.0
+_SHARE = 0.6
+"""An attempt may take this share of the time that is left, so that a hung one leaves room for another."""
+_LEAST_SECONDS = 0.05
+
+
+@dataclass
+class _Line:
+    """The line to one model: its breaker, and until when the provider asked for quiet."""
+
+    breaker: Breaker
+    quiet_until: float = 0.0
+    trouble: str = ""
+    """The last failure, for people."""
+
+
+class Attempts:
+    """One per gateway. `clock` is the event loop's; deadlines are moments of it."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        *,
+        rng: random.Random | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._clock = clock
+        # Jitter spreads retries; nobody must be unable to guess it.
+        self._rng = rng or random.Random()  # noqa: S311 -- jitter, not a secret
+        self._sleep = sleep
+        self._lines: dict[tuple[str, str], _Line] = {}
+
+    def breaker(self, provider: str, model: str) -> Breaker:
+        """The breaker of one model."""
+        return self._line(provider, model).breaker
+
+    async def complete(
+        self, provider: Provider, make: Callable[[float], Completion], model: str, deadline: float
+    ) -> Completed:
+        """The model's answer to `make(seconds for the attempt)`. Raises ModelUnavailable and InputRefused."""
+        line = self._line(provider.name, model)
+        delay = FIRST_DELAY
+        for attempt in range(1, MOST_ATTEMPTS + 1):
+            left = await self._turn(line, provider.name, model, deadline)
+            allowed = left if attempt == MOST_ATTEMPTS else max(left * _SHARE, min(left, 1.0))
+            try:
+                completed = await self._once(line, provider, make(allowed), allowed)
+            except ProviderFailure as failure:
+                line.trouble = str(failure)
+                pause = failure.retry_after if failure.retry_after is not None else self._rng.uniform(delay / 2, delay)
+                delay = min(delay * 2, LONGEST_DELAY)
+                if not failure.retry or attempt == MOST_ATTEMPTS or self._clock() + pause + _LEAST_SECONDS >= deadline:
+                    raise ModelUnavailable(failure.cause, failure.detail, failure.retry_after) from failure
+                if failure.retry_after is None:
+                    await self._sleep(pause)
+            except QuestionRefused as refused:
+                raise InputRefused(str(refused)) from refused
+            else:
+                return completed
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _turn(self, line: _Line, provider: str, model: str, deadline: float) -> float:
+        """Wait until a question may go out; seconds that are left then."""
+        while (quiet := line.quiet_until - self._clock()) > 0:
+            if self._clock() + quiet + _LEAST_SECONDS >= deadline:
+                raise ModelUnavailable(
+                    "RATE_LIMITED", f"{provider} asks for {quiet:.1f} s without questions to {model}", quiet
+                )
+            # Spread over a tenth more, so that those who wait do not all come back at once.
+            await self._sleep(quiet * self._rng.uniform(1.0, 1.1))
+        left = deadline - self._clock()
+        if left < _LEAST_SECONDS:
+            raise ModelUnavailable("TIMEOUT", f"{model} was not reached in the time given")
+        closed_for = line.breaker.wait(left)
+        if closed_for > 0:
+            raise ModelUnavailable(
+                "CIRCUIT_OPEN",
+                f"{model} at {provider} is left alone for now, it failed repeatedly: {line.trouble}",
+                closed_for,
+            )
+        return left
+
+    async def _once(self, line: _Line, provider: Provider, request: Completion, allowed: float) -> Completed:
+        began = self._clock()
+        outcome = "dropped"
+        # https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/; never the content.
+        attributes: dict[str, str | int | float] = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": provider.name,
+            "gen_ai.request.model": request.model,
+            "gen_ai.request.max_tokens": request.max_output_tokens,
+            "gen_ai.request.temperature": request.temperature,
+            "gen_ai.output.type": "json",
+        }
+        with tracer().start_as_current_span(
+            f"chat {request.model}",
+            kind=SpanKind.CLIENT,
+            attributes=attributes,
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                completed = await self._judged(line, provider, request, allowed)
+                outcome = "answered"
+            except ProviderFailure as failure:
+                outcome = failure.cause
+                raise
+            except QuestionRefused:
+                outcome = "refused"
+                raise
+            finally:
+                metrics.MODEL_CALLS.labels(provider.name, request.model, outcome).inc()
+                metrics.MODEL_SECONDS.labels(provider.name, request.model).observe(self._clock() - began)
+                if outcome != "answered":
+                    span.set_attribute("error.type", outcome)
+                    span.set_status(StatusCode.ERROR)
+            if span.is_recording():
+                span.set_attribute("gen_ai.response.model", completed.model)
+                span.set_attribute("gen_ai.response.finish_reasons", [completed.finish_reason])
+                span.set_attribute("gen_ai.usage.input_tokens", completed.input_tokens)
+                span.set_attribute("gen_ai.usage.output_tokens", completed.output_tokens)
+                span.set_attribute("gen_ai.usage.cache_read.input_tokens", completed.cached_input_tokens)
+            return completed
+
+    async def _judged(self, line: _Line, provider: Provider, request: Completion, allowed: float) -> Completed:
+        """One attempt, and what it tells about the model's health."""
+        try:
+            async with asyncio.timeout(allowed):
+                completed = await provider.complete(request)
+        except TimeoutError:
+            line.breaker.failed()
+            raise ProviderFailure(
+                "TIMEOUT", f"{request.model} did not answer within {allowed:.1f} s", retry=True
+            ) from None
+        except ProviderFailure as failure:
+            if failure.cause != "RATE_LIMITED":
+                line.breaker.failed()
+                raise
+            # It is there and well; it wants fewer questions.
+            line.breaker.succeeded()
+            if failure.retry_after is not None:
+                line.quiet_until = max(line.quiet_until, self._clock() + failure.retry_after)
+            raise
+        except QuestionRefused:
+            line.breaker.succeeded()
+            raise
+        except BaseException:
+            line.breaker.gave_up()
+            raise
+        line.breaker.succeeded()
+        line.quiet_until = max(line.quiet_until, self._clock() + _quiet(completed.headroom))
+        return completed
+
+    def _line(self, provider: str, model: str) -> _Line:
+        line = self._lines.get((provider, model))
+        if line is None:
+            line = self._lines[provider, model] = _Line(Breaker(self._clock))
+        return line
+
+
+def _quiet(headroom: Headroom | None) -> float:
+    """Seconds for which the provider has nothing left to give."""
+    if headroom is None:
+        return 0.0
+    spent = [
+        reset
+        for left, reset in ((headroom.requests, headroom.requests_reset), (headroom.tokens, headroom.tokens_reset))
+        if left == 0 and reset is not None
+    ]
+    return max(spent, default=0.0)

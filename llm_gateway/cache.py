@@ -1,0 +1,69 @@
+"""Answers that were given before: the same question of the same record is not asked twice.
+
+Law: exact input or nothing: any difference in the question makes another entry. Entries are named and sealed under the
+record's data key: without it nobody can open one, nor tell whether a guessed question was ever asked; two tenants, or
+two records, never share one; and who erases a record's key erases its answers. Only validated answers are kept.
+"""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from infra.keyring import Undecryptable, open_sealed, seal
+from llm_gateway.prompt import Caller, Prompt
+from llm_gateway.render import canonical
+from llm_gateway.round_trips import Command
+from llm_gateway.shape import Shape
+
+_PURPOSE = "llm.answers"
+_NAMING = b"hookline llm answers: names of entries"
+_DIGEST = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One cached answer."""
+
+    text: str
+    """The validated answer as JSON."""
+    model: str
+    provider: str
+
+
+def question(prompt: Prompt[Any], caller: Caller, *, provider: str, model: str, shape: Shape) -> bytes:
+    """The digest that names a question; 32 bytes, the same in every process. Raises TypeError when facts are not JSON-able."""
+    canonical_form = canonical(
+        [
+            *(1, caller.tenant, provider, model, prompt.name, prompt.version, prompt.system, prompt.user),
+            *(shape.digest, prompt.max_output_tokens, prompt.temperature, prompt.facts),
+        ]
+    )
+    naming = hmac.digest(caller.key.material, _NAMING, "sha256")
+    return hmac.digest(naming, canonical_form, "sha256")
+
+
+def entry_key(tenant: str, digest: bytes) -> str:
+    """Where Redis keeps it."""
+    return f"hookline:llm:{{{tenant}}}:a:{digest.hex()}"
+
+
+def keep(caller: Caller, digest: bytes, entry: Entry, ttl_seconds: int) -> Command:
+    """The command that keeps an answer."""
+    plain = digest + orjson.dumps([entry.text, entry.model, entry.provider])
+    return ("SET", entry_key(caller.tenant, digest), seal(caller.key, plain, purpose=_PURPOSE), "EX", ttl_seconds)
+
+
+def opened(caller: Caller, digest: bytes, sealed: bytes) -> Entry | None:
+    """The answer, or None when it is not readable or was kept under another name: then it is asked anew."""
+    try:
+        plain = open_sealed(caller.key, sealed, purpose=_PURPOSE)
+    except Undecryptable:
+        return None
+    if not hmac.compare_digest(plain[:_DIGEST], digest):
+        return None
+    text, model, provider = orjson.loads(plain[_DIGEST:])
+    return Entry(text=text, model=model, provider=provider)

@@ -1,0 +1,118 @@
+"""What a provider promises: one question to one model, once.
+
+Law: a provider makes one attempt. Retries, budgets, caching, validation and accounting are the gateway's, so that they
+are the same for every provider. A provider's errors carry no word of the question or of the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from infra.settings import Settings
+from llm_gateway.prompt import Trouble
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One question as it goes out."""
+
+    model: str
+    messages: tuple[Message, ...] = field(repr=False)
+    response_format: Mapping[str, Any] = field(repr=False)
+    """OpenAI's `response_format`, in the mode that the model supports."""
+    max_output_tokens: int
+    temperature: float
+    timeout: float
+    """Seconds for this attempt, connection included."""
+    rules: Callable[[], str] | None = field(default=None, repr=False, compare=False)
+    """For the offline provider: computes the answer, as JSON text."""
+
+    @property
+    def user(self) -> str:
+        """The user part, without the turns of a repair."""
+        return next(message.content for message in self.messages if message.role == "user")
+
+
+@dataclass(frozen=True, slots=True)
+class Headroom:
+    """What the provider says is left; None where it says nothing."""
+
+    requests: int | None = None
+    tokens: int | None = None
+    requests_reset: float | None = None
+    """Seconds until the requests are all back (Groq: of the day)."""
+    tokens_reset: float | None = None
+    """Seconds until the tokens are all back (Groq: of the minute)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """What a model said."""
+
+    text: str = field(repr=False)
+    model: str
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    """Of the input tokens, those that the provider had in its own prompt cache."""
+    finish_reason: str = "stop"
+    refused: bool = False
+    """The model declined to answer."""
+    headroom: Headroom | None = None
+
+
+class ProviderFailure(Exception):  # noqa: N818 -- reads as what happened
+    """One attempt failed. `retry` says whether another may fare better; `retry_after` (seconds) when, if it was said."""
+
+    def __init__(self, cause: Trouble, detail: str, *, retry: bool, retry_after: float | None = None) -> None:
+        super().__init__(f"{cause}: {detail}")
+        self.cause: Trouble = cause
+        self.detail = detail
+        self.retry = retry
+        self.retry_after = retry_after
+
+
+class QuestionRefused(Exception):  # noqa: N818 -- reads as what happened
+    """The provider will not take this question, now or later: it is too long, or not allowed."""
+
+
+class Provider(Protocol):
+    """Answers questions. Used by many tasks at once."""
+
+    name: str
+    """Also the provider's id in the price list."""
+
+    async def complete(self, request: Completion) -> Completed:
+        """Ask once. Waits at most `request.timeout`, raises ProviderFailure and QuestionRefused, nothing else; each call
+        costs, so calling it twice asks twice.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give up connections; may be called twice."""
+        ...
+
+
+@runtime_checkable
+class ProviderPlugin(Protocol):
+    """What a provider's module ends in."""
+
+    name: str
+
+    def model(self, settings: Settings) -> str:
+        """The model that is asked under these settings."""
+        ...
+
+    def open(self, settings: Settings) -> Provider:
+        """Build the provider; no traffic yet. Raises SettingsError."""
+        ...

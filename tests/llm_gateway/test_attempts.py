@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from llm_gateway.attempts import MOST_ATTEMPTS, Attempts
+from llm_gateway.breaker import FAILURES
+from llm_gateway.prompt import InputRefused, ModelUnavailable
+from llm_gateway.providers.provider import Completed, Completion, Headroom, Message, ProviderFailure, QuestionRefused
+
+Move = Exception | Completed
+
+
+class Time:
+    """A clock that moves when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+        await asyncio.sleep(0)
+
+
+class Scripted:
+    name = "scripted"
+
+    def __init__(self, *moves: Move) -> None:
+        self.moves = list(moves)
+        self.asked = 0
+
+    async def complete(self, request: Completion) -> Completed:
+        self.asked += 1
+        move = self.moves.pop(0) if self.moves else Completed("{}", "m")
+        if isinstance(move, Exception):
+            raise move
+        return move
+
+    async def close(self) -> None: ...
+
+
+def make(seconds: float) -> Completion:
+    return Completion("m", (Message("user", "u"),), {}, 10, 0.0, seconds)
+
+
+def failure(cause: str = "SERVER_ERROR", *, retry: bool = True, after: float | None = None) -> ProviderFailure:
+    return ProviderFailure(cause, "as scripted", retry=retry, retry_after=after)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def attempts(time: Time) -> Attempts:
+    return Attempts(time, sleep=time.sleep)
+
+
+def within(time: Time, seconds: float = 30.0) -> float:
+    return time.now + seconds
+
+
+async def test_what_may_pass_is_tried_again_with_growing_jittered_pauses(attempts: Attempts, time: Time):
+    provider = Scripted(failure("SERVER_ERROR"), failure("CONNECTION"), failure("TIMEOUT"))
+    assert (await attempts.complete(provider, make, "m", within(time))).text == "{}"
+    assert provider.asked == 4
+    assert len(time.slept) == 3
+    assert all(low <= slept <= 2 * low for slept, low in zip(time.slept, (0.125, 0.25, 0.5), strict=True))
+
+
+async def test_there_is_an_end_to_trying(attempts: Attempts, time: Time):
+    provider = Scripted(*(failure() for _ in range(99)))
+    with pytest.raises(ModelUnavailable) as raised:
+        await attempts.complete(provider, make, "m", within(time))
+    assert raised.value.cause == "SERVER_ERROR"
+    assert provider.asked == MOST_ATTEMPTS
+
+
+@pytest.mark.parametrize("cause", ["AUTHENTICATION", "MODEL_GONE"])
+async def test_what_will_not_pass_is_not_tried_again(attempts: Attempts, time: Time, cause: str):
+    provider = Scripted(failure(cause, retry=False))
+    with pytest.raises(ModelUnavailable) as raised:
+        await attempts.complete(provider, make, "m", within(time))
+    assert raised.value.cause == cause
+    assert (provider.asked, time.slept) == (1, [])
+
+
+async def test_a_question_that_is_refused_is_not_tried_again_and_is_not_the_models_fault(
+    attempts: Attempts, time: Time
+):
+    provider = Scripted(*(QuestionRefused("too long") for _ in range(20)))
+    for _ in range(20):
+        with pytest.raises(InputRefused):
+            await attempts.complete(provider, make, "m", within(time))
+    assert attempts.breaker("scripted", "m").state == "closed"
+
+
+async def test_retry_after_is_honoured(attempts: Attempts, time: Time):
+    provider = Scripted(failure("RATE_LIMITED", after=7.0))
+    await attempts.complete(provider, make, "m", within(time))
+    assert provider.asked == 2
+    assert 7.0 <= sum(time.slept) <= 7.8
+
+
+async def test_a_wait_that_does_not_fit_is_not_waited(attempts: Attempts, time: Time):
+    """INVARIANT: if this fails, callers hang for a provider's whole `retry-after` and learn nothing."""
+    provider = Scripted(failure("RATE_LIMITED", after=47.0))
+    with pytest.raises(ModelUnavailable) as raised:
+        await attempts.complete(provider, make, "m", within(time))
+    assert (raised.value.cause, raised.value.retry_after) == ("RATE_LIMITED", 47.0)
+    assert time.slept == []
+
+
+async def test_while_the_provider_wants_quiet_nobody_asks(attempts: Attempts, time: Time):
+    provider = Scripted(failure("RATE_LIMITED", after=47.0))
+    for expected in (47.0, 47.0):
+        with pytest.raises(ModelUnavailable) as raised:
+            await attempts.complete(provider, make, "m", within(time))
+        assert raised.value.retry_after == pytest.approx(expected)
+    assert provider.asked == 1
+
+
+@pytest.mark.parametrize("left", [Headroom(tokens=0, tokens_reset=3.0), Headroom(requests=0, requests_reset=3.0)])
+async def test_headers_that_say_nothing_is_left_are_believed(attempts: Attempts, time: Time, left: Headroom):
+    provider = Scripted(Completed("{}", "m", headroom=left))
+    await attempts.complete(provider, make, "m", within(time))
+    assert time.slept == []
+    await attempts.complete(provider, make, "m", within(time))
+    assert 3.0 <= sum(time.slept) <= 3.4
+
+
+async def test_another_model_is_not_held_up(attempts: Attempts, time: Time):
+    provider = Scripted(failure("RATE_LIMITED", after=47.0))
+    with pytest.raises(ModelUnavailable):
+        await attempts.complete(provider, make, "m", within(time))
+    assert await attempts.complete(provider, make, "n", within(time))
+
+
+async def test_the_circuit_opens_and_a_probe_closes_it(attempts: Attempts, time: Time):
+    provider = Scripted(*(failure("AUTHENTICATION", retry=False) for _ in range(FAILURES)))
+    for _ in range(FAILURES):
+        with pytest.raises(ModelUnavailable):
+            await attempts.complete(provider, make, "m", within(time))
+    with pytest.raises(ModelUnavailable) as raised:
+        await attempts.complete(provider, make, "m", within(time))
+    assert raised.value.cause == "CIRCUIT_OPEN"
+    assert "AUTHENTICATION" in str(raised.value), "why it is open, and so what to do"
+    assert raised.value.retry_after is not None
+    assert provider.asked == FAILURES
+    time.now += raised.value.retry_after
+    assert await attempts.complete(provider, make, "m", within(time))
+    assert attempts.breaker("scripted", "m").state == "closed"
+
+
+async def test_being_rate_limited_opens_no_circuit(attempts: Attempts, time: Time):
+    provider = Scripted(*(failure("RATE_LIMITED", after=0.1) for _ in range(3 * FAILURES)))
+    for _ in range(3):
+        with pytest.raises(ModelUnavailable):
+            await attempts.complete(provider, make, "m", within(time))
+    assert attempts.breaker("scripted", "m").state == "closed"
+
+
+async def test_a_model_that_never_answers_is_cut_off_in_time():
+    class Hangs(Scripted):
+        async def complete(self, request: Completion) -> Completed:
+            self.asked += 1
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    clock: Callable[[], float] = asyncio.get_running_loop().time
+    began = clock()
+    provider = Hangs()
+    with pytest.raises(ModelUnavailable) as raised:
+        await Attempts(clock).complete(provider, make, "m", began + 0.3)
+    assert raised.value.cause == "TIMEOUT"
+    assert clock() - began < 0.45
+
+
+async def test_a_deadline_that_is_over_asks_nobody(attempts: Attempts, time: Time):
+    provider = Scripted()
+    with pytest.raises(ModelUnavailable):
+        await attempts.complete(provider, make, "m", time.now)
+    assert provider.asked == 0
