@@ -1,0 +1,43 @@
+"""What the front door says: a status for every cause, and the bytes that are the same for everybody.
+
+Law: an answer names its cause and nothing else; it never says anything of what was sent. docs/ingress.md holds this as a table,
+and a test compares the two.
+"""
+
+from __future__ import annotations
+
+from schemas.delivery import Refusal
+
+STATUS: dict[Refusal, int] = {
+    Refusal.UNKNOWN_ENDPOINT: 404,
+    Refusal.ENDPOINT_DISABLED: 403,
+    Refusal.METHOD_NOT_ALLOWED: 405,
+    Refusal.VERIFICATION_FAILED: 401,
+    Refusal.SIGNATURE_MISSING: 401,
+    Refusal.STALE: 401,
+    Refusal.FROM_THE_FUTURE: 401,
+    Refusal.PAYLOAD_TOO_LARGE: 413,
+    Refusal.UNSUPPORTED_ENCODING: 415,
+    Refusal.EMPTY_BODY: 400,
+    Refusal.BODY_INCOMPLETE: 408,
+    Refusal.RATE_LIMITED: 429,
+    Refusal.OVERLOADED: 503,
+    Refusal.BROKER_UNAVAILABLE: 503,
+    Refusal.KEYS_UNAVAILABLE: 503,
+}
+
+RETRY_AFTER: dict[Refusal, int] = {
+    Refusal.RATE_LIMITED: 10,
+    Refusal.OVERLOADED: 5,
+    Refusal.BROKER_UNAVAILABLE: 10,
+    Refusal.KEYS_UNAVAILABLE: 10,
+}
+"""Seconds. HubSpot and Salesforce keep their own schedule; other senders and proxies listen."""
+
+CLOSING = frozenset({Refusal.PAYLOAD_TOO_LARGE, Refusal.BODY_INCOMPLETE, Refusal.OVERLOADED})
+"""Answers given before the body was read to its end: the connection ends with them."""
+
+GREETING = b"This is a Hookline endpoint. It takes webhooks by POST.\n"
+PLAIN = [(b"content-type", b"text/plain; charset=utf-8")]
+NOT_FOUND = b"Nothing here.\n"
+FAILED = b"Something failed on our side; please send it again.\n"

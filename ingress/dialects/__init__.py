@@ -1,0 +1,1 @@
+"""What the senders' messages mean: bytes in, events out. Pure; no dialect leaves this package's parent."""

@@ -1,0 +1,54 @@
+"""Several events of one record in one delivery become one change.
+
+Law: nothing is lost by it: properties and merged records are united, the latest moment and author stay, and what ends
+a record or erases it outweighs an edit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ingress.sources.source import Event
+from schemas.change import Change, ChangeKind
+from schemas.delivery import Delivery
+
+_EDITS: frozenset[ChangeKind] = frozenset({"updated", "associated"})
+
+
+def fold(delivery: Delivery, events: Iterable[Event]) -> list[tuple[Change, bool]]:
+    """One change per record, in the order in which the records first appear; True: it belongs on the bulk lane.
+
+    A record goes to the bulk lane only if all its events do.
+    """
+    records: dict[tuple[str, str, str], list[Event]] = {}
+    for event in events:
+        records.setdefault((event.account, event.object, event.id), []).append(event)
+    return [(_change(delivery, found), all(event.bulk for event in found)) for found in records.values()]
+
+
+def _change(delivery: Delivery, events: list[Event]) -> Change:
+    ordered = sorted(events, key=lambda event: event.occurred_at)
+    latest = ordered[-1]
+    return Change(
+        tenant=delivery.tenant,
+        account=latest.account,
+        object=latest.object,
+        id=latest.id,
+        kind=_kind(ordered),
+        occurred_at=latest.occurred_at,
+        properties=tuple(dict.fromkeys(name for event in ordered for name in event.properties)),
+        merged_ids=tuple(dict.fromkeys(one for event in ordered for one in event.merged_ids)),
+        edited_by=next((event.edited_by for event in reversed(ordered) if event.edited_by), None),
+        delivery=delivery.request_id,
+    )
+
+
+def _kind(ordered: list[Event]) -> ChangeKind:
+    """Erasure outweighs everything, for it cannot be undone; then the last thing that made or ended the record counts."""
+    kinds = [event.kind for event in ordered]
+    if "erased" in kinds:
+        return "erased"
+    for kind in reversed(kinds):
+        if kind not in _EDITS:
+            return kind
+    return "updated" if "updated" in kinds else "associated"

@@ -1,0 +1,60 @@
+"""Which events were seen: marks in Redis, set only after the broker has acknowledged what came of an event.
+
+Law: a mark carries the offset of the delivery that brought the event, and the same offset always passes again: a crash
+between publishing and committing must repeat, never drop. Keys are hashes and hold nothing of the event. A lost mark
+costs a second look at a record and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from infra.telemetry import log
+from infra.unavailable import Unavailable, as_unavailable
+
+TTL_SECONDS = 25 * 3_600
+"""HubSpot and Salesforce try again for 24 hours."""
+_PAGE = 1_000
+
+
+def mark_key(tenant: str, endpoint: str, key: str) -> str:
+    """The Redis key of an event. The endpoint is part of it: two apps each tell of the same edit with event ids of their own."""
+    digest = hashlib.blake2b(f"{tenant}\0{endpoint}\0{key}".encode(), digest_size=18).digest()
+    return "hl:seen:" + digest.hex()
+
+
+class SeenMarks:
+    """Both methods take any number of keys; up to a thousand make one round trip."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._log = log("translator")
+
+    async def look_up(self, keys: Sequence[str]) -> dict[str, str]:
+        """The marks that exist: key → source offset (`epoch/partition/offset`). Raises Unavailable."""
+        found: dict[str, str] = {}
+        try:
+            for start in range(0, len(keys), _PAGE):
+                page = keys[start : start + _PAGE]
+                for key, value in zip(page, await self._redis.mget(page), strict=True):
+                    if value is not None:
+                        found[key] = value.decode() if isinstance(value, bytes) else value
+        except (RedisError, OSError) as error:
+            raise as_unavailable(error) or Unavailable("redis", why=type(error).__name__) from error
+        return found
+
+    async def set(self, marks: Mapping[str, str]) -> None:
+        """Set marks. Never raises: everything is published by now, and without its mark an event merely passes twice."""
+        items = list(marks.items())
+        try:
+            for start in range(0, len(items), _PAGE):
+                async with self._redis.pipeline(transaction=False) as pipeline:
+                    for key, value in items[start : start + _PAGE]:
+                        pipeline.set(key, value, ex=TTL_SECONDS)
+                    await pipeline.execute()
+        except (RedisError, OSError) as error:
+            self._log.warning("seen_marks_not_set", error=type(error).__name__, marks=len(items))

@@ -1,0 +1,1 @@
+"""The dialects that reach us, one module each, found by their constant `PLUGIN`."""

@@ -1,0 +1,141 @@
+"""What a dialect must be able to do: tell its sender's requests from forged ones, and put them into our words.
+
+Law: verification sees bytes and never parses; translation parses and never trusts. Neither reaches any server.
+A module of this folder is a dialect when it ends in a constant `PLUGIN`.
+"""
+
+from __future__ import annotations
+
+import secrets as random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from schemas.change import ChangeKind
+from schemas.dead_letter import Cause
+from schemas.delivery import Delivery, Refusal
+from schemas.record import ObjectType
+
+if TYPE_CHECKING:
+    from infra.accounts import Endpoint
+
+Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
+"""Status, headers and body of an HTTP answer; the receiver adds length, request id and Retry-After."""
+
+
+@dataclass(frozen=True, slots=True)
+class InboundRequest:
+    """What a signature may cover, as it came over the wire."""
+
+    method: bytes
+    target: bytes
+    """Path and query, still percent-encoded."""
+    public: bytes
+    """Scheme, host and path prefix by which senders reach us, without a trailing slash."""
+    headers: Mapping[bytes, bytes]
+    """Names in lower case; of a repeated header the last."""
+    body: bytes
+    """Unparsed; a Content-Encoding is undone, for that belongs to the connection and not to the message."""
+
+    def uri(self) -> bytes:
+        """The address that the sender used."""
+        return self.public + self.target
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened in a CRM, about one record."""
+
+    account: str
+    """`hubspot:145883449` or `salesforce:00D...`: the one the event names; not yet checked."""
+    key: str
+    """What makes it the same event when it comes again. Never stored as it is, only hashed."""
+    position: int
+    """Which event of its delivery, from 0."""
+    object: ObjectType
+    id: str
+    kind: ChangeKind
+    occurred_at: datetime
+    properties: tuple[str, ...] = ()
+    merged_ids: tuple[str, ...] = ()
+    edited_by: str | None = None
+    bulk: bool = False
+    """An import or migration: it waits behind live traffic."""
+
+
+@dataclass(frozen=True, slots=True)
+class Untranslatable:
+    """An event, or a whole delivery (`position` None), that goes to the dead letters."""
+
+    cause: Cause
+    detail: str
+    """What is wrong with it, without a word of its content."""
+    position: int | None = None
+    account: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """An event that nobody needs; it is counted and gone."""
+
+    reason: Literal["own_property", "unread_object", "empty"]
+    account: str | None = None
+
+
+Translated = Event | Untranslatable | Ignored
+
+
+class Source(Protocol):
+    """A dialect. One object serves all endpoints and tasks at once: it keeps no state."""
+
+    name: str
+    id_is_secret: bool
+    """The endpoint's id is what authenticates the sender, so it is never logged or stored whole."""
+
+    def verify(self, request: InboundRequest, endpoint: Endpoint, now: datetime) -> Refusal | None:
+        """None when the request comes from who it says it does. Must not block, raise, parse the body or keep anything."""
+        ...
+
+    def new_secret(self) -> bytes:
+        """A secret of 256 bits in the form that this sender's administrators expect. Must not block or raise."""
+        ...
+
+    def translate(self, delivery: Delivery, endpoint: Endpoint) -> Iterable[Translated]:
+        """The delivery in our words. Must not raise, whatever the body holds; may be called again for the same delivery."""
+        ...
+
+    def accepted(self) -> Answer:
+        """What the sender wants to hear once the broker has acknowledged. Must not block or raise."""
+        ...
+
+    def refused(self, refusal: Refusal, status: int) -> Answer:
+        """What makes the sender come again later. Must not block or raise."""
+        ...
+
+
+def secrets_of(endpoint: Endpoint, now: datetime) -> list[bytes]:
+    """The secrets that are valid now, for during a rotation there are two. Empty ones never count: everybody knows them."""
+    return [
+        secret.value
+        for secret in endpoint.secrets
+        if secret.value and secret.valid_from <= now and (secret.valid_until is None or now < secret.valid_until)
+    ]
+
+
+def random_secret() -> bytes:
+    """For dialects that take any text."""
+    return random.token_urlsafe(32).encode()
+
+
+_JSON = [(b"content-type", b"application/json")]
+
+
+def json_accepted() -> Answer:
+    """For senders that look at the status alone."""
+    return 202, _JSON, b'{"accepted":true}'
+
+
+def json_refused(refusal: Refusal, status: int) -> Answer:
+    """Names the cause, so that whoever reads the sender's log understands."""
+    return status, _JSON, b'{"accepted":false,"cause":"' + refusal.encode() + b'"}'

@@ -1,0 +1,93 @@
+"""Any sender that signs by the Standard Webhooks specification (standardwebhooks.com), version 1.
+
+Law: the identity, the time and the body are all signed, so a request is fresh and whole or refused.
+The digest is the specification's own library's. Its `verify` is not used: it reads the clock by itself, takes
+timestamps such as `1e9`, compares decoded signatures (so that several texts pass as one) and fails on odd headers.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import os
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
+
+from ingress.dialects import standard_webhooks as dialect
+from ingress.sources.source import Answer, InboundRequest, Source, Translated, json_accepted, json_refused, secrets_of
+from schemas.delivery import Delivery, Refusal
+
+if TYPE_CHECKING:
+    from infra.accounts import Endpoint
+
+TOLERANCE_SECONDS = 5 * 60
+_SECONDS = re.compile(rb"(?:0|[1-9][0-9]{0,10})")
+_MAX_SIGNATURES = 16
+_HEADERS = (b"webhook-id", b"webhook-timestamp", b"webhook-signature")
+
+
+class StandardWebhooks:
+    """Our own minimal body (see the dialect), signed as the specification says."""
+
+    name = "standard_webhooks"
+    id_is_secret = False
+
+    def verify(self, request: InboundRequest, endpoint: Endpoint, now: datetime) -> Refusal | None:
+        """One of the given signatures must hold under one of the secrets (text `whsec_...`) that are valid now."""
+        secrets = secrets_of(endpoint, now)
+        if not secrets:
+            return Refusal.ENDPOINT_DISABLED
+        identity, stamp, signatures = (request.headers.get(name) for name in _HEADERS)
+        if not identity or stamp is None or signatures is None:
+            return Refusal.SIGNATURE_MISSING
+        given = signatures.split(b" ")[:_MAX_SIGNATURES]
+        if not _SECONDS.fullmatch(stamp):
+            return Refusal.VERIFICATION_FAILED
+        try:
+            signers = [Webhook(secret.decode("ascii")) for secret in secrets]
+        except (ValueError, RuntimeError, EmptyWebhookSecretError):
+            return Refusal.ENDPOINT_DISABLED
+        at = int(stamp)
+        if not any(
+            hmac.compare_digest(ours, one) for ours in _signed(signers, identity, at, request.body) for one in given
+        ):
+            return Refusal.VERIFICATION_FAILED
+        return _judge_age(now.timestamp() - at)
+
+    def new_secret(self) -> bytes:
+        """`whsec_` and base64, as the specification writes them."""
+        return b"whsec_" + base64.b64encode(os.urandom(32))
+
+    def translate(self, delivery: Delivery, endpoint: Endpoint) -> Iterable[Translated]:
+        """One event or up to a hundred."""
+        return dialect.translate(delivery, endpoint)
+
+    def accepted(self) -> Answer:
+        """Any 2xx."""
+        return json_accepted()
+
+    def refused(self, refusal: Refusal, status: int) -> Answer:
+        """The specification asks senders to retry on anything but 2xx."""
+        return json_refused(refusal, status)
+
+
+def _signed(signers: list[Webhook], identity: bytes, at: int, body: bytes) -> list[bytes]:
+    """What the signature must be, by each secret; none where identity or body are not the text that the specification asks for."""
+    try:
+        message, text = identity.decode("ascii"), body.decode()
+    except UnicodeDecodeError:
+        return []
+    return [signer.sign(message, datetime.fromtimestamp(at, UTC), text).encode() for signer in signers]
+
+
+def _judge_age(seconds: float) -> Refusal | None:
+    if seconds > TOLERANCE_SECONDS:
+        return Refusal.STALE
+    return Refusal.FROM_THE_FUTURE if seconds < -TOLERANCE_SECONDS else None
+
+
+PLUGIN: Source = StandardWebhooks()

@@ -1,0 +1,291 @@
+"""Deliveries become changes: the sender's dialect is understood here, and ends here.
+
+Law: every event of a delivery ends as a change, as a dead letter with its cause, or as a counted drop (an echo of our own
+write, an object that nothing reads, an event that was seen). An event speaks only for an account that its endpoint may
+speak for. Offsets are the pump's business: whatever is raised here is tried again, so every step may be repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from opentelemetry.trace import Span, SpanKind
+from sqlalchemy.exc import SQLAlchemyError
+
+from infra import metrics
+from infra.accounts import Endpoint
+from infra.kafka.codec import Received
+from infra.kafka.raw import Raw
+from infra.telemetry import continue_trace, log, tracer
+from infra.unavailable import Unavailable, as_unavailable
+from ingress.fold import fold
+from ingress.seen import mark_key
+from ingress.sources.source import Event, Ignored, Source, Untranslatable
+from schemas.change import Change
+from schemas.dead_letter import Cause
+from schemas.delivery import Delivery
+from schemas.topics import CHANGES, CHANGES_BULK, DELIVERIES, Topic
+
+STAGE = "translator"
+_SHOWN_POSITIONS = 20
+
+
+class Known(Protocol):
+    """The directory's side that is needed here."""
+
+    def endpoint(self, id: str) -> Endpoint | None:  # noqa: A002 - the directory's own name for it
+        """From memory; never blocks."""
+        ...
+
+    async def refresh(self) -> bool:
+        """Look for changes now; raises what the database raises."""
+        ...
+
+
+class Opener(Protocol):
+    """The codec's side that is needed here."""
+
+    async def open(
+        self, topic: Topic[Delivery], raws: Sequence[Raw]
+    ) -> tuple[list[Received[Delivery]], list[tuple[Raw, Cause, str]]]:
+        """Decode; what cannot be comes back with its cause. Raises Unavailable."""
+        ...
+
+
+class Out(Protocol):
+    """The publisher's side that is needed here; both methods return after the broker's acknowledgement."""
+
+    async def publish(
+        self, topic: Topic[Change], payloads: Sequence[Change], *, traceparents: Sequence[str] | None = None
+    ) -> list[tuple[int, int]]:
+        """Raises Unavailable."""
+        ...
+
+    async def dead_letter(
+        self, raw: Raw, *, stage: str, cause: Cause, detail: str, tenant: str, account: str | None = None
+    ) -> None:
+        """Raises Unavailable."""
+        ...
+
+
+class Marks(Protocol):
+    """Seen-marks; see ingress/seen.py."""
+
+    async def look_up(self, keys: Sequence[str]) -> dict[str, str]:
+        """Raises Unavailable."""
+        ...
+
+    async def set(self, marks: Mapping[str, str]) -> None:
+        """Never raises."""
+        ...
+
+
+class Times(Protocol):
+    """Where it is noted that an account was heard of; never blocks."""
+
+    def note(self, account: str, at: Any) -> None:
+        """Remember it."""
+        ...
+
+
+@dataclass(slots=True)
+class _Work:
+    """What becomes of one delivery."""
+
+    received: Received[Delivery]
+    origin: str
+    """`epoch/partition/offset` of the delivery."""
+    span: Span
+    events: list[tuple[str, Event]] = field(default_factory=list)
+    """Mark key and event."""
+    letters: list[Untranslatable] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def delivery(self) -> Delivery:
+        return self.received.payload
+
+
+class Translator:
+    """Handles batches of `crm.deliveries`; safe to call at once for different messages."""
+
+    def __init__(
+        self,
+        *,
+        opener: Opener,
+        out: Out,
+        known: Known,
+        sources: Mapping[str, Source],
+        marks: Marks,
+        times: Times,
+        epoch: int,
+    ) -> None:
+        """`epoch` is that of `crm.deliveries`: offsets mean something only within it."""
+        self._opener = opener
+        self._out = out
+        self._known = known
+        self._sources = sources
+        self._marks = marks
+        self._times = times
+        self._epoch = epoch
+        self._log = log(STAGE)
+        self._tracer = tracer()
+
+    async def handle(self, raws: Sequence[Raw]) -> None:
+        """Returns when everything that came of these deliveries is acknowledged; raises Unavailable when it cannot be now."""
+        received, unreadable = await self._opener.open(DELIVERIES, raws)
+        for raw, cause, detail in unreadable:
+            await self._out.dead_letter(raw, stage=STAGE, cause=cause, detail=detail, tenant=_tenant(raw))
+        works = [self._begin(one) for one in received]
+        try:
+            for work in works:
+                self._translate(work)
+                await asyncio.sleep(
+                    0
+                )  # a batch of large deliveries must not keep the loop from the consumer's heartbeats
+            await self._look_again(works)
+            marks = await self._drop_seen(works)
+            await self._publish(works)
+            await self._marks.set(marks)
+            self._count(works)
+        finally:
+            for work in works:
+                work.span.end()
+
+    def _begin(self, one: Received[Delivery]) -> _Work:
+        span = self._tracer.start_span(
+            "delivery.translate", context=continue_trace(one.envelope.traceparent), kind=SpanKind.CONSUMER
+        )
+        return _Work(one, f"{self._epoch}/{one.partition}/{one.offset}", span)
+
+    def _translate(self, work: _Work) -> None:
+        delivery = work.delivery
+        endpoint = self._known.endpoint(delivery.endpoint)
+        source = self._sources.get(delivery.source)
+        work.events.clear()
+        work.letters.clear()
+        work.dropped.clear()
+        if endpoint is None or endpoint.tenant != delivery.tenant:
+            work.letters.append(Untranslatable(Cause.FOREIGN_ACCOUNT, "the endpoint was removed after the delivery"))
+            return
+        if source is None:
+            work.letters.append(
+                Untranslatable(Cause.UNSUPPORTED_EVENT, "the source of this delivery is not installed here")
+            )
+            return
+        for found in source.translate(delivery, endpoint):
+            if isinstance(found, Ignored):
+                work.dropped[found.reason] += 1
+            elif found.account is not None and found.account not in endpoint.accounts:
+                work.letters.append(
+                    Untranslatable(
+                        Cause.FOREIGN_ACCOUNT,
+                        "the endpoint may not speak for this account",
+                        found.position,
+                        found.account,
+                    )
+                )
+            elif isinstance(found, Untranslatable):
+                work.letters.append(found)
+            else:
+                work.events.append((mark_key(delivery.tenant, delivery.endpoint, found.key), found))
+
+    async def _look_again(self, works: Sequence[_Work]) -> None:
+        """The directory follows within a second; before an account is called foreign, it is asked once more."""
+        doubtful = [work for work in works if any(letter.cause is Cause.FOREIGN_ACCOUNT for letter in work.letters)]
+        if not doubtful:
+            return
+        try:
+            changed = await self._known.refresh()
+        except (SQLAlchemyError, OSError) as error:
+            raise as_unavailable(error) or Unavailable("postgres", why=type(error).__name__) from error
+        if changed:
+            for work in doubtful:
+                self._translate(work)
+
+    async def _drop_seen(self, works: Sequence[_Work]) -> dict[str, str]:
+        """Take out what was seen; returns the marks to set once all is acknowledged."""
+        wanted = list(dict.fromkeys(key for work in works for key, _ in work.events))
+        found = await self._marks.look_up(wanted) if wanted else {}
+        first: dict[str, tuple[str, int]] = {}
+        for work in works:
+            fresh = []
+            repeated: set[tuple[str, int]] = set()
+            for key, event in work.events:
+                # One event may have become several (a merge, an association): those share key and position.
+                place = first.setdefault(key, (work.origin, event.position))
+                if found.get(key, work.origin) == work.origin and place == (work.origin, event.position):
+                    fresh.append((key, event))
+                else:
+                    repeated.add((key, event.position))
+            work.events = fresh
+            work.dropped["seen"] += len(repeated)
+        return {key: work.origin for work in works for key, _ in work.events}
+
+    async def _publish(self, works: Sequence[_Work]) -> None:
+        lanes: dict[bool, tuple[list[Change], list[str]]] = {False: ([], []), True: ([], [])}
+        sent: Counter[tuple[str, str]] = Counter()
+        for work in works:
+            context = work.span.get_span_context()
+            traceparent = (
+                f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+                if context.is_valid
+                else work.received.envelope.traceparent
+            )
+            for change, bulk in fold(work.delivery, (event for _, event in work.events)):
+                lanes[bulk][0].append(change)
+                lanes[bulk][1].append(traceparent)
+                sent[work.delivery.source, "bulk" if bulk else "live"] += 1
+        for topic, (changes, traceparents) in ((CHANGES, lanes[False]), (CHANGES_BULK, lanes[True])):
+            if changes:
+                await self._out.publish(topic, changes, traceparents=traceparents)
+        for (source, lane), number in sent.items():
+            metrics.CHANGES.labels(source, lane).inc(number)
+        for work in works:
+            for letter in _gathered(work.letters):
+                await self._out.dead_letter(
+                    work.received.raw,
+                    stage=STAGE,
+                    cause=letter.cause,
+                    detail=letter.detail,
+                    tenant=work.delivery.tenant,
+                    account=letter.account,
+                )
+
+    def _count(self, works: Sequence[_Work]) -> None:
+        for work in works:
+            source = work.delivery.source
+            metrics.DELIVERIES.labels(source).inc()
+            for reason, number in work.dropped.items():
+                if reason == "seen":
+                    metrics.DUPLICATES.labels(source).inc(number)
+                elif reason == "own_property":
+                    metrics.OWN_EVENTS.labels(source).inc(number)
+                else:
+                    metrics.UNREAD_EVENTS.labels(source, reason).inc(number)
+            for account in {event.account for _, event in work.events}:
+                self._times.note(account, work.delivery.received_at)
+        self._log.debug("deliveries_translated", deliveries=len(works), events=sum(len(work.events) for work in works))
+
+
+def _gathered(letters: Sequence[Untranslatable]) -> list[Untranslatable]:
+    """One letter per cause, account and detail: a letter holds the whole delivery, and a hundred of those hold it a hundred times."""
+    groups: dict[tuple[Cause, str | None, str], list[int]] = {}
+    for letter in letters:
+        positions = groups.setdefault((letter.cause, letter.account, letter.detail), [])
+        if letter.position is not None:
+            positions.append(letter.position)
+    found = []
+    for (cause, account, detail), positions in groups.items():
+        shown = ", ".join(str(position) for position in positions[:_SHOWN_POSITIONS])
+        more = f" and {len(positions) - _SHOWN_POSITIONS} more" if len(positions) > _SHOWN_POSITIONS else ""
+        found.append(Untranslatable(cause, f"event {shown}{more}: {detail}" if positions else detail, None, account))
+    return found
+
+
+def _tenant(raw: Raw) -> str:
+    return next((bytes(value).decode("ascii", "replace") for name, value in raw.headers if name == "hl_tenant"), "")
