@@ -1,0 +1,202 @@
+"""A CRM as a destination, the same for every vendor: compare, note, write in one row a record, note again.
+
+Law: one record is one row of one call, whatever number of analyses speak of it; nothing is sent that would change nothing.
+Routing is the account's: an insight goes back to the org that its record came from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from infra.accounts import Account
+from infra.crm.client import AccountUnavailable, Busy, CrmClient, CrmUnavailable
+from infra.crm.client import Gone as CrmGone
+from infra.crm.client import Refused as CrmRefused
+from infra.crm.client import Written as CrmWritten
+from infra.unavailable import Unavailable
+from schemas.dead_letter import Cause
+from schemas.insight import Insight
+from schemas.record import RecordRef
+from sinks.destinations.crm_plan import Plan, as_found, plan
+from sinks.destinations.crm_state import RECORD, CrmState, Row
+from sinks.destinations.destination import Gone, Later, Needs, Outcome, Refused, Stale, Unchanged, Written, newest
+
+PROVISION_SECONDS = 600.0
+"""After this long a missing field is provisioned again; more often, somebody is deleting it."""
+
+_MARK_BYTES = 15
+
+
+@dataclass(slots=True)
+class _Record:
+    ref: RecordRef
+    plan: Plan
+    known: Mapping[str, Row]
+    outcome: Outcome | None = None
+
+
+class CrmDestination:
+    """Implements Destination over a CrmClient."""
+
+    keeps_history = False
+
+    def __init__(self, needs: Needs, client: CrmClient, *, state: CrmState | None = None) -> None:
+        self.name = client.name
+        self._client = client
+        self._accounts = needs.accounts
+        self._fingerprint = needs.fingerprint
+        self._disconnect = needs.disconnect
+        self._state = state if state is not None else CrmState(needs.engine, client.name)
+        self._provisioned: dict[str, float] = {}
+
+    def accepts(self, insight: Insight) -> bool:
+        """See Destination."""
+        return insight.crm == self.name and insight.object in self._client.own_objects
+
+    async def close(self) -> None:
+        """See Destination."""
+        await self._client.close()
+
+    async def write(self, insights: Sequence[Insight]) -> list[Outcome]:
+        """See Destination."""
+        last = newest(insights)
+        by_ref: dict[RecordRef, list[Insight]] = {}
+        for place in last.values():
+            by_ref.setdefault(insights[place].ref, []).append(insights[place])
+        known = await self._state.load(by_ref)
+        groups: dict[tuple[str, str], list[RecordRef]] = {}
+        for ref in by_ref:
+            groups.setdefault((ref.account, ref.object), []).append(ref)
+        records: dict[RecordRef, _Record] = {}
+        # One account's trouble is its own; only what concerns the whole CRM is raised, after the others are done.
+        answers = await asyncio.gather(
+            *(
+                self._group(account, object_, {ref: by_ref[ref] for ref in refs}, known)
+                for (account, object_), refs in groups.items()
+            ),
+            return_exceptions=True,
+        )
+        for answer in answers:
+            if isinstance(answer, CrmUnavailable):
+                raise Unavailable(answer.crm, answer.retry_after, answer.detail) from answer
+            if isinstance(answer, BaseException):
+                raise answer
+            records.update(answer)
+        return [self._outcome(insight, place, last, records) for place, insight in enumerate(insights)]
+
+    @staticmethod
+    def _outcome(
+        insight: Insight, place: int, last: Mapping[tuple[object, str], int], records: Mapping[RecordRef, _Record]
+    ) -> Outcome:
+        record = records[insight.ref]
+        if last[insight.ref, insight.analysis] != place:
+            return Stale()
+        if isinstance(record.outcome, Written | Unchanged) and insight not in record.plan.fresh:
+            return Stale()
+        return record.outcome or Stale()
+
+    async def _group(
+        self,
+        account_id: str,
+        object_: str,
+        by_ref: Mapping[RecordRef, Sequence[Insight]],
+        known: Mapping[RecordRef, Mapping[str, Row]],
+    ) -> dict[RecordRef, _Record]:
+        """Records of one object of one account."""
+        account = self._accounts.account(account_id)
+        barred = self._barred(account, by_ref)
+        if account is None or barred is not None:
+            return {ref: _Record(ref, Plan((), {}, ()), known[ref], barred) for ref in by_ref}
+        try:
+            held = await self._held(account, object_, [ref for ref in by_ref if known[ref].get(RECORD, Row()).pending])
+            records = {ref: self._planned(ref, insights, known[ref], held.get(ref)) for ref, insights in by_ref.items()}
+            await self._send(account, object_, [record for record in records.values() if record.plan.values])
+        except AccountUnavailable as error:
+            if error.cause == "TOKEN_REVOKED":
+                await self._disconnect(account.id, error.detail or error.cause)
+            later = Later(error.cause, error.retry_after)
+            return {ref: _Record(ref, Plan((), {}, ()), known[ref], later) for ref in by_ref}
+        await self._note(records)
+        return records
+
+    def _barred(self, account: Account | None, by_ref: Mapping[RecordRef, Sequence[Insight]]) -> Outcome | None:
+        if account is None or any(ref.tenant != account.tenant for ref in by_ref):
+            return Refused(
+                Cause.CRM_REFUSED_WRITE,
+                "the account is not registered with this tenant: `hookline account add`, then redrive",
+            )
+        if account.state == "disconnected":
+            return Later("DISCONNECTED")
+        return None
+
+    async def _held(
+        self, account: Account, object_: str, refs: Sequence[RecordRef]
+    ) -> dict[RecordRef, Mapping[str, str] | CrmGone]:
+        """What records hold of which a write was begun and never confirmed."""
+        if not refs:
+            return {}
+        found = await self._client.own_fields(account, object_, [ref.id for ref in refs])
+        return {ref: found[ref.id] for ref in refs}
+
+    def _planned(
+        self,
+        ref: RecordRef,
+        insights: Sequence[Insight],
+        known: Mapping[str, Row],
+        held: Mapping[str, str] | CrmGone | None,
+    ) -> _Record:
+        def mark(name: str, value: str) -> str:
+            digest = self._fingerprint(ref.tenant, f"{self.name}/{ref.object}/{name}\0{value}".encode())
+            return base64.b64encode(digest[:_MARK_BYTES]).decode()
+
+        if isinstance(held, CrmGone):
+            return _Record(ref, Plan((), {}, ()), known, Gone())
+        if held is not None:
+            known = as_found(known, held, mark)
+        made = plan(insights, known, mark)
+        if (held is not None or made.values) and not any(analysis == RECORD for analysis, _ in made.rows):
+            # The mark of a begun write is on the record's own row: it comes off with the others.
+            made = replace(made, rows=(*made.rows, (RECORD, known.get(RECORD, Row()))))
+        return _Record(ref, made, known, None if made.values else Unchanged() if made.fresh else Stale())
+
+    async def _send(self, account: Account, object_: str, records: Sequence[_Record]) -> None:
+        """Write and set each record's outcome."""
+        if not records:
+            return
+        # A record that is noted as begun already needs no second note.
+        await self._state.begin([record.ref for record in records])
+        rows = {record.ref.id: record.plan.values for record in records}
+        answer = await self._client.write(account, object_, rows)
+        missing = [one for one, found in answer.items() if isinstance(found, CrmRefused) and found.unknown_fields]
+        if missing and time.monotonic() - self._provisioned.get(account.id, float("-inf")) > PROVISION_SECONDS:
+            # An admin deleted a field of ours, or never had them made.
+            self._provisioned[account.id] = time.monotonic()
+            await self._client.provision(account)
+            answer |= await self._client.write(account, object_, {one: rows[one] for one in missing})
+        for record in records:
+            record.outcome = _translated(answer[record.ref.id])
+
+    async def _note(self, records: dict[RecordRef, _Record]) -> None:
+        done = [
+            (record.ref, analysis, row)
+            for record in records.values()
+            if isinstance(record.outcome, Written | Unchanged | Stale)
+            for analysis, row in record.plan.rows
+        ]
+        for ref in await self._state.done(done):
+            # Somebody wrote a newer version while we wrote ours, so what the record shows is uncertain: do it again.
+            records[ref].outcome = Later("OVERTAKEN")
+
+
+def _translated(found: CrmWritten | CrmGone | CrmRefused | Busy) -> Outcome:
+    if isinstance(found, CrmWritten):
+        return Written()
+    if isinstance(found, CrmGone):
+        return Gone()
+    if isinstance(found, Busy):
+        return Later(found.category, found.retry_after)
+    return Refused(Cause.CRM_REFUSED_WRITE, f"{found.category}{f': {found.detail}' if found.detail else ''}")

@@ -1,0 +1,18 @@
+"""HubSpot: our properties on its records. What is the same for every CRM is in `crm_writer`."""
+
+from __future__ import annotations
+
+from infra.crm.vendors import connect
+from sinks.destinations.crm_writer import CrmDestination
+from sinks.destinations.destination import Destination, DestinationPlugin, Needs
+
+
+class _HubSpot:
+    name = "hubspot"
+
+    def build(self, needs: Needs) -> Destination:
+        """See DestinationPlugin."""
+        return CrmDestination(needs, connect(needs.settings, (self.name,))[self.name])
+
+
+PLUGIN: DestinationPlugin = _HubSpot()

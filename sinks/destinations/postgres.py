@@ -1,0 +1,151 @@
+"""Postgres: the newest insight per record and analysis, and every version that ever was.
+
+Law: one statement a batch; a version that is there already changes nothing, an older one never replaces a newer one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from schemas.insight import Insight, LeadIntel
+from sinks.destinations.destination import Destination, DestinationPlugin, Needs, Outcome, Stale, Written, newest
+
+TOUCH_SECONDS = 5.0
+"""How often the time of an account's last insight is written down at most."""
+
+_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+"""An escaped NUL, which PostgreSQL's JSON cannot hold; not an escaped backslash before a typed `u0000`."""
+
+# `unnest` of arrays: half the client's work of any other way but COPY, and still one round trip.
+# Both inserts are one statement, so a crash between them cannot be.
+_WRITE = text(
+    """
+    WITH given AS MATERIALIZED (
+      SELECT * FROM ROWS FROM (unnest(
+        CAST(:tenant AS text[]), CAST(:account AS text[]), CAST(:object AS text[]), CAST(:record_id AS text[]), CAST(:analysis AS text[]),
+        CAST(:epoch AS int[]), CAST(:snapshot_offset AS bigint[]), CAST(:generation AS int[]),
+        CAST(:crm AS text[]), CAST(:as_of AS timestamptz[]), CAST(:analyzed_at AS timestamptz[]), CAST(:model AS text[]),
+        CAST(:prompt_version AS text[]), CAST(:score AS int[]), CAST(:grade AS text[]), CAST(:retracted AS boolean[]),
+        CAST(:dropped_claims AS int[]), CAST(:cost_usd AS float8[])
+      ), jsonb_array_elements(CAST(:payload AS jsonb))) AS g (tenant, account, object, record_id, analysis, epoch, snapshot_offset, generation, crm, as_of, analyzed_at, model,
+              prompt_version, score, grade, retracted, dropped_claims, cost_usd, payload)
+    ), history AS (
+      INSERT INTO insight_history (tenant, account, object, record_id, analysis, epoch, snapshot_offset, generation, as_of, analyzed_at,
+                                   model, prompt_version, score, grade, payload, retracted)
+      SELECT tenant, account, object, record_id, analysis, epoch, snapshot_offset, generation, as_of, analyzed_at,
+             model, prompt_version, score, grade, nullif(payload, 'null'), retracted
+      FROM given
+      ORDER BY tenant, account, object, record_id, analysis, epoch, snapshot_offset, generation
+      ON CONFLICT DO NOTHING
+    )
+    INSERT INTO insights AS i (tenant, account, object, record_id, analysis, epoch, snapshot_offset, generation, crm, as_of, analyzed_at,
+                               model, prompt_version, score, grade, payload, retracted, dropped_claims, cost_usd)
+    SELECT DISTINCT ON (tenant, account, object, record_id, analysis)
+           tenant, account, object, record_id, analysis, epoch, snapshot_offset, generation, crm, as_of, analyzed_at,
+           model, prompt_version, score, grade, nullif(payload, 'null'), retracted, dropped_claims, CAST(cost_usd AS numeric(12, 8))
+    FROM given
+    ORDER BY tenant, account, object, record_id, analysis, epoch DESC, snapshot_offset DESC, generation DESC
+    ON CONFLICT (tenant, account, object, record_id, analysis) DO UPDATE SET
+      epoch = EXCLUDED.epoch, snapshot_offset = EXCLUDED.snapshot_offset, generation = EXCLUDED.generation, crm = EXCLUDED.crm,
+      as_of = EXCLUDED.as_of, analyzed_at = EXCLUDED.analyzed_at, model = EXCLUDED.model, prompt_version = EXCLUDED.prompt_version,
+      score = EXCLUDED.score, grade = EXCLUDED.grade, payload = EXCLUDED.payload, retracted = EXCLUDED.retracted,
+      dropped_claims = EXCLUDED.dropped_claims, cost_usd = EXCLUDED.cost_usd, written_at = now()
+    WHERE (EXCLUDED.epoch, EXCLUDED.snapshot_offset, EXCLUDED.generation) > (i.epoch, i.snapshot_offset, i.generation)
+    RETURNING tenant, account, object, record_id, analysis
+    """
+)
+
+
+class PostgresDestination:
+    """Implements Destination over the tables `insights` and `insight_history`."""
+
+    name = "postgres"
+    keeps_history = True
+
+    def __init__(self, needs: Needs) -> None:
+        self._engine: AsyncEngine = needs.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._touch = needs.touch
+        self._touched: dict[str, float] = {}
+
+    def accepts(self, insight: Insight) -> bool:  # noqa: ARG002 - every insight belongs here
+        """See Destination."""
+        return True
+
+    async def close(self) -> None:
+        """See Destination; the engine is not ours to close."""
+
+    async def write(self, insights: Sequence[Insight]) -> list[Outcome]:
+        """See Destination."""
+        if not insights:
+            return []
+        async with self._engine.connect() as connection:
+            rows = (await connection.execute(_WRITE, _arrays(insights))).all()
+        changed = {tuple(row) for row in rows}
+        await self._note(insights)
+        last = newest(insights)
+        return [
+            Written()
+            if last[insight.ref, insight.analysis] == place and (*insight.ref, insight.analysis) in changed
+            else Stale()
+            for place, insight in enumerate(insights)
+        ]
+
+    async def _note(self, insights: Sequence[Insight]) -> None:
+        now = time.monotonic()
+        due = [
+            account
+            for account in dict.fromkeys(insight.account for insight in insights)
+            if now - self._touched.get(account, float("-inf")) >= TOUCH_SECONDS
+        ]
+        self._touched.update(dict.fromkeys(due, now))
+        moment = datetime.now(UTC)
+        await asyncio.gather(*(self._touch(account, last_insight_at=moment) for account in due))
+
+
+def _arrays(insights: Sequence[Insight]) -> dict[str, Any]:
+    """The columns, one array each."""
+    leads = [insight.payload if isinstance(insight.payload, LeadIntel) else None for insight in insights]
+    return {
+        "tenant": [insight.tenant for insight in insights],
+        "account": [insight.account for insight in insights],
+        "object": [insight.object for insight in insights],
+        "record_id": [insight.id for insight in insights],
+        "analysis": [insight.analysis for insight in insights],
+        "epoch": [insight.version.epoch for insight in insights],
+        "snapshot_offset": [insight.version.offset for insight in insights],
+        "generation": [insight.version.generation for insight in insights],
+        "crm": [insight.crm for insight in insights],
+        "as_of": [insight.as_of for insight in insights],
+        "analyzed_at": [insight.analyzed_at for insight in insights],
+        "model": [insight.model for insight in insights],
+        "prompt_version": [insight.prompt_version for insight in insights],
+        "score": [lead.score if lead else None for lead in leads],
+        "grade": [lead.grade if lead else None for lead in leads],
+        # One JSON array, not an array of texts, whose quotes the driver would escape one by one.
+        "payload": _NUL.sub(
+            r"\1",
+            f"[{','.join(insight.payload.model_dump_json() if insight.payload else 'null' for insight in insights)}]",
+        ),
+        "retracted": [insight.retracted for insight in insights],
+        "dropped_claims": [insight.dropped_claims for insight in insights],
+        "cost_usd": [insight.usage.cost_usd for insight in insights],
+    }
+
+
+class _Postgres:
+    name = "postgres"
+
+    def build(self, needs: Needs) -> Destination:
+        """See DestinationPlugin."""
+        return PostgresDestination(needs)
+
+
+PLUGIN: DestinationPlugin = _Postgres()

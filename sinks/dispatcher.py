@@ -1,0 +1,161 @@
+"""From the topic of insights to one destination: decode, keep what counts, write, and see to what could not be written.
+
+Law: one dispatcher serves one destination with a consumer group of its own, so that a slow or broken one holds nobody up.
+It returns only when each insight is written, known to be stale, set aside or a dead letter.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Protocol, TypeVar
+
+from opentelemetry.trace import Span
+from pydantic import BaseModel
+
+from infra import metrics
+from infra.kafka.codec import Received
+from infra.kafka.raw import Raw
+from infra.set_aside import Aside, SetAsideStore
+from infra.telemetry import continue_trace, tracer
+from schemas.dead_letter import Cause
+from schemas.envelope import Envelope, EnvelopeError
+from schemas.insight import Insight
+from schemas.topics import INSIGHTS, Topic
+from sinks.destinations.destination import Destination, Gone, Later, Outcome, Refused, Stale, Unchanged, Written, newest
+
+P = TypeVar("P", bound=BaseModel)
+
+NAMES: dict[type[Outcome], str] = {
+    Written: "written",
+    Stale: "stale",
+    Unchanged: "unchanged",
+    Gone: "gone",
+    Refused: "refused",
+    Later: "later",
+}
+
+
+class Opens(Protocol):
+    """`infra.kafka.codec.Codec`."""
+
+    async def open(
+        self, topic: Topic[P], raws: Sequence[Raw]
+    ) -> tuple[list[Received[P]], list[tuple[Raw, Cause, str]]]:
+        """Decode in order; what cannot be decoded comes back with its cause. May wait for keys; raises Unavailable."""
+        ...
+
+
+class LaysAside(Protocol):
+    """`infra.kafka.broker.Publisher`."""
+
+    async def dead_letter(
+        self,
+        raw: Raw,
+        *,
+        stage: str,
+        cause: Cause,
+        detail: str,
+        tenant: str,
+        account: str | None = None,
+        object: str | None = None,  # noqa: A002 - the payload's word
+        record_id: str | None = None,
+        attempt: int = 1,
+    ) -> None:
+        """Lay a message aside for good; returns after the ack. Raises Unavailable."""
+        ...
+
+
+class Dispatcher:
+    """The handler of one destination's pump."""
+
+    def __init__(self, destination: Destination, codec: Opens, publisher: LaysAside, set_aside: SetAsideStore) -> None:
+        self._destination = destination
+        self._codec = codec
+        self._publisher = publisher
+        self._set_aside = set_aside
+        self.stage = f"sink:{destination.name}"
+
+    async def handle(self, raws: Sequence[Raw]) -> None:
+        """See Pump: returns when every effect is acknowledged; calling it again with the same messages is harmless."""
+        opened, unreadable = await self._codec.open(INSIGHTS, raws)
+        for raw, cause, detail in unreadable:
+            tenant, account = owner_of(raw)
+            await self._publisher.dead_letter(
+                raw, stage=self.stage, cause=cause, detail=detail, tenant=tenant, account=account
+            )
+        wanted = [found for found in opened if self._destination.accepts(found.payload)]
+        if not self._destination.keeps_history:
+            kept = set(newest([found.payload for found in wanted]).values())
+            self._count(Stale(), len(wanted) - len(kept))
+            wanted = [found for place, found in enumerate(wanted) if place in kept]
+        if not wanted:
+            return
+        began = time.time_ns()
+        outcomes = await self._destination.write([found.payload for found in wanted])
+        await self._settle(list(zip(wanted, outcomes, strict=True)), began)
+
+    async def _settle(self, done: Sequence[tuple[Received[Insight], Outcome]], began: int) -> None:
+        aside: dict[tuple[object, str], Aside] = {}
+        now = datetime.now(UTC)
+        for received, outcome in done:
+            insight = received.payload
+            self._count(outcome)
+            span = self._span(received, outcome, began)
+            if isinstance(outcome, Written) and not insight.retracted:
+                metrics.END_TO_END_SECONDS.labels(self._destination.name).observe(
+                    max(0.0, (now - insight.as_of).total_seconds())
+                )
+            elif isinstance(outcome, Refused):
+                await self._publisher.dead_letter(
+                    received.raw,
+                    stage=self.stage,
+                    cause=outcome.cause,
+                    detail=outcome.detail,
+                    tenant=insight.tenant,
+                    account=insight.account,
+                    object=insight.object,
+                    record_id=insight.id,
+                )
+            elif isinstance(outcome, Later):
+                metrics.SET_ASIDE.labels(self.stage, outcome.cause).inc()
+                aside[insight.ref, outcome.cause] = Aside(insight.ref, self.stage, outcome.cause, outcome.retry_after)
+            span.end()
+        if aside:
+            await self._set_aside.put(list(aside.values()))
+
+    def _span(self, received: Received[Insight], outcome: Outcome, began: int) -> Span:
+        """One span an insight, in the trace of the delivery that it came from; ids and names only."""
+        insight = received.payload
+        return tracer().start_span(
+            f"write {self._destination.name}",
+            context=continue_trace(received.envelope.traceparent),
+            start_time=began,
+            attributes={
+                "hookline.tenant": insight.tenant,
+                "hookline.account": insight.account,
+                "hookline.object": insight.object,
+                "hookline.id": insight.id,
+                "hookline.analysis": insight.analysis,
+                "hookline.outcome": NAMES[type(outcome)],
+            },
+        )
+
+    def _count(self, outcome: Outcome, times: int = 1) -> None:
+        if times:
+            metrics.WRITES.labels(self._destination.name, NAMES[type(outcome)]).inc(times)
+
+
+def record_of(raw: Raw) -> bytes:
+    """The record's part of an insight's key: all insights of a record are handled together, in order."""
+    return (raw.key or b"").rpartition(b"/")[0]
+
+
+def owner_of(raw: Raw) -> tuple[str, str | None]:
+    """Tenant and account, as far as the headers say."""
+    try:
+        envelope = Envelope.from_headers(raw.headers)
+    except EnvelopeError:
+        return "unknown", None
+    return envelope.tenant, envelope.account or None

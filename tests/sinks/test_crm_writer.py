@@ -1,0 +1,193 @@
+import asyncio
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from infra.crm.client import AccountUnavailable, Busy, CrmUnavailable
+from infra.crm.client import Gone as CrmGone
+from infra.crm.client import Refused as CrmRefused
+from infra.unavailable import Unavailable
+from schemas.dead_letter import Cause
+from sinks.destinations.crm_state import RECORD, Row
+from sinks.destinations.crm_writer import CrmDestination
+from sinks.destinations.destination import Gone, Later, Needs, Refused, Stale, Unchanged, Written
+from tests.sinks.making import (
+    ACCOUNT,
+    NOON,
+    FakeAccounts,
+    FakeCrm,
+    MemoryState,
+    fingerprint,
+    insight,
+    lead,
+    quality,
+    requirements,
+)
+
+
+@pytest.fixture
+def world():
+    crm, state, accounts, disconnected = FakeCrm(), MemoryState(), FakeAccounts(ACCOUNT), []
+
+    async def disconnect(account, reason):
+        disconnected.append(account)
+
+    needs = Needs(
+        settings=None, engine=None, accounts=accounts, fingerprint=fingerprint, touch=None, disconnect=disconnect
+    )
+    return SimpleNamespace(
+        crm=crm, state=state, accounts=accounts, disconnected=disconnected, sink=CrmDestination(needs, crm, state=state)
+    )
+
+
+async def test_all_insights_of_a_record_are_one_row(world):
+    given = [insight(payload, record=one) for one in ("1", "2") for payload in (lead(), quality(), requirements())]
+    assert set(await world.sink.write(given)) == {Written()}
+    assert [set(rows) for rows in world.crm.writes] == [{"1", "2"}]
+    assert {"score", "data_health", "requirements", "as_of"} <= set(world.crm.writes[0]["1"])
+
+
+async def test_a_redelivery_is_stale_and_asks_the_crm_nothing(world):
+    await world.sink.write([insight()])
+    assert await world.sink.write([insight()]) == [Stale()]
+    assert len(world.crm.writes) == 1
+    assert world.crm.asked == []
+
+
+async def test_killed_between_the_answer_and_the_note_nothing_is_written_twice(world):
+    """INVARIANT: the effect happens once even then. If it fails, every crash makes duplicate writes and webhooks."""
+    world.state.lose_next_done = True
+    with pytest.raises(ConnectionError):
+        await world.sink.write([insight(), insight(quality())])
+    assert await world.sink.write([insight(), insight(quality())]) == [Unchanged()] * 2
+    assert len(world.crm.writes) == 1
+    assert world.crm.asked == [["1"]]
+    assert not world.state.rows[insight().ref][RECORD].pending
+    assert await world.sink.write([insight(lead(90), 2)]) == [Written()]
+    assert world.crm.asked == [["1"]], "once confirmed, the record is not asked again"
+
+
+async def test_a_write_that_never_arrived_is_done_again(world):
+    world.crm.error = CrmUnavailable("hubspot", "ReadTimeoutError")
+    with pytest.raises(Unavailable):
+        await world.sink.write([insight()])
+    world.crm.error = None
+    world.crm.records["1"] = {}
+    assert await world.sink.write([insight()]) == [Written()]
+    assert world.crm.records["1"]["score"] == "72"
+
+
+async def test_a_whole_crm_away_pauses(world):
+    world.crm.error = CrmUnavailable("hubspot", "503", 7.0)
+    with pytest.raises(Unavailable) as caught:
+        await world.sink.write([insight()])
+    assert (caught.value.part, caught.value.retry_after) == ("hubspot", 7.0)
+
+
+async def test_a_revoked_token_sets_the_account_aside_and_disconnects_it(world):
+    world.crm.error = AccountUnavailable("hubspot:123", "TOKEN_REVOKED")
+    assert await world.sink.write([insight()]) == [Later("TOKEN_REVOKED", None)]
+    assert world.disconnected == ["hubspot:123"]
+
+
+async def test_a_spent_quota_sets_aside_until_it_is_back(world):
+    world.crm.error = AccountUnavailable("hubspot:123", "QUOTA_SPENT", retry_after=60.0)
+    assert await world.sink.write([insight()]) == [Later("QUOTA_SPENT", 60.0)]
+    assert world.disconnected == []
+
+
+async def test_a_disconnected_account_waits(world):
+    world.accounts.by_id["hubspot:123"] = replace(ACCOUNT, state="disconnected")
+    assert await world.sink.write([insight()]) == [Later("DISCONNECTED")]
+    assert world.crm.writes == []
+
+
+@pytest.mark.parametrize("more", [{"account": "hubspot:999"}, {"tenant": "other"}])
+async def test_another_tenants_account_is_never_written(world, more):
+    """INVARIANT: an insight goes to an account of its own tenant alone. If it fails, tenants write into each other's CRM."""
+    (outcome,) = await world.sink.write([insight(**more)])
+    assert isinstance(outcome, Refused)
+    assert world.crm.writes == []
+
+
+async def test_row_outcomes_are_kept_apart(world):
+    world.crm.answers = {
+        "1": CrmGone(),
+        "2": Busy("LOCKED", 3.0),
+        "3": CrmRefused("VALIDATION_ERROR", "RULE hookline_score"),
+    }
+    outcomes = await world.sink.write([insight(record=one) for one in "1234"])
+    assert outcomes == [
+        Gone(),
+        Later("LOCKED", 3.0),
+        Refused(Cause.CRM_REFUSED_WRITE, "VALIDATION_ERROR: RULE hookline_score"),
+        Written(),
+    ]
+
+
+async def test_a_missing_field_is_provisioned_once_then_refused(world):
+    world.crm.answers = {"1": CrmRefused("VALIDATION_ERROR", "", ("hookline_score",))}
+    assert await world.sink.write([insight()]) == [Written()]
+    assert world.crm.provisioned == 1
+    world.crm.answers = {"1": CrmRefused("VALIDATION_ERROR", "", ("hookline_score",))}
+    (outcome,) = await world.sink.write([insight(lead(1), 2)])
+    assert isinstance(outcome, Refused)
+    assert world.crm.provisioned == 1
+
+
+async def test_a_newer_write_by_somebody_else_is_noticed(world):
+    """A stalled process that comes back after another took over has it done again."""
+    ref = insight().ref
+    done = world.state.done
+
+    async def overtaken(rows):
+        world.state.rows[ref][RECORD] = Row(insight(offset=9).version, NOON)
+        return await done(rows)
+
+    world.state.done = overtaken
+    assert await world.sink.write([insight()]) == [Later("OVERTAKEN")]
+
+
+async def test_a_record_that_vanished_after_an_unconfirmed_write_is_gone(world):
+    world.crm.error = CrmUnavailable("hubspot")
+    with pytest.raises(Unavailable):
+        await world.sink.write([insight()])
+    world.crm.error = None
+    assert await world.sink.write([insight()]) == [Gone()]
+
+
+async def test_only_the_newest_of_a_batch_is_written(world):
+    assert await world.sink.write([insight(lead(1), 3), insight(lead(2), 2)]) == [Written(), Stale()]
+    assert world.crm.records["1"]["score"] == "1"
+
+
+def test_only_its_own_crm_and_objects_are_accepted(world):
+    assert world.sink.accepts(insight())
+    assert not world.sink.accepts(insight(crm="salesforce"))
+    assert not world.sink.accepts(insight(object="note"))
+
+
+async def test_no_value_is_kept_in_the_state(world):
+    """INVARIANT: what a destination remembers holds HMACs, never a customer's text."""
+    await world.sink.write([insight()])
+    assert "Decision" not in repr(world.state.rows)
+    assert "72" not in {
+        value for rows in world.state.rows.values() for row in rows.values() for value in row.written.values()
+    }
+
+
+async def test_one_accounts_trouble_is_its_own(world):
+    world.accounts.by_id["hubspot:5"] = replace(ACCOUNT, id="hubspot:5", state="disconnected")
+    outcomes = await asyncio.wait_for(world.sink.write([insight(account="hubspot:5"), insight()]), 5)
+    assert outcomes == [Later("DISCONNECTED"), Written()]
+
+
+async def test_an_older_analysis_leaves_no_mark_of_a_begun_write(world):
+    await world.sink.write([insight(lead(), 9)])
+    assert await world.sink.write([insight(quality(), 3)]) == [Written()]
+    row = world.state.rows[insight().ref][RECORD]
+    assert not row.pending
+    assert row.version == insight(offset=9).version
+    await world.sink.write([insight(lead(90), 10)])
+    assert world.crm.asked == []
