@@ -1,0 +1,54 @@
+"""The `hookline` command: every sub-command is a module of this package, wired here.
+
+Law: an error that a person can meet ends in one message that says what to do next, never in a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from console import accounts, config, demo, endpoints, insights, serve, status, tenants, topics
+from console.runtime import ConsoleError
+from infra.settings import SettingsError
+
+app = typer.Typer(
+    name="hookline",
+    help="CRM webhooks in, language-model insight back on the record.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(tenants.app, name="tenant")
+app.add_typer(endpoints.app, name="endpoint")
+app.add_typer(accounts.app, name="account")
+app.add_typer(insights.app, name="insight")
+app.add_typer(topics.app, name="topics")
+app.add_typer(config.app, name="config")
+app.command("status")(status.status)
+app.command("up")(serve.up)
+app.command("serve")(serve.serve)
+app.command("migrate")(serve.migrate)
+app.command("demo")(demo.demo)
+
+
+@app.command("version")
+def version(*, short: Annotated[bool, typer.Option("--short", help="The number alone.")] = False) -> None:
+    """Print the version."""
+    from importlib.metadata import version as installed
+
+    typer.echo(installed("hookline") if short else f"hookline {installed('hookline')}")
+
+
+def main() -> None:
+    """Entry point of the installed command."""
+    try:
+        app()
+    except (ConsoleError, SettingsError) as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error[/] {error}", markup=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
