@@ -1,0 +1,1 @@
+"""Measurements against the product's own code; each prints JSON as its last line."""

@@ -1,0 +1,1 @@
+"""Turn a change into an insight; may think, may not deliver."""

@@ -1,0 +1,78 @@
+"""What an analysis is: a function of one snapshot that says what it reads, asks at most one question and claims with evidence.
+
+Law: an analysis performs no I/O of its own; it reaches a model only through `Context.ask`, and never delivers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Protocol, TypeVar
+
+from pydantic import BaseModel
+
+from llm_gateway.prompt import Answer, Prompt
+from processors.matching import Match
+from schemas.insight import DataQuality, Insight, LeadIntel, Requirements, Usage
+from schemas.record import RecordSnapshot
+
+T = TypeVar("T", bound=BaseModel)
+
+RULES_MODEL = "rules"
+"""`Finding.model` where no model was asked."""
+
+
+class Ask(Protocol):
+    """The one door to a model, already bound to tenant, user and record."""
+
+    def __call__(self, prompt: Prompt[T], /) -> Awaitable[Answer[T]]:
+        """May wait for quota and network; raises the gateway's errors, which an analysis lets pass; safe to call twice."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """All that an analysis may look at."""
+
+    snapshot: RecordSnapshot
+    previous: Insight | None
+    """The newest insight of this analysis on this record, if there is one."""
+    ask: Ask
+    matches: Sequence[Match]
+    """Likely duplicates, best first; empty where none were looked for."""
+    today: date
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What an analysis says, before grounding."""
+
+    payload: LeadIntel | Requirements | DataQuality
+    model: str
+    prompt_version: str = ""
+    usage: Usage = Usage()
+    dropped_claims: int = 0
+    """Claims that the analysis itself left out; grounding adds its own."""
+    confidence: float = 1.0
+
+
+class Analysis(Protocol):
+    """A plug-in of this folder."""
+
+    name: str
+    objects: frozenset[str]
+    """The kinds of records that it applies to."""
+
+    @property
+    def version(self) -> str:
+        """Of its prompt and rules; part of what decides whether it runs again."""
+        ...
+
+    def inputs(self, snapshot: RecordSnapshot) -> dict[str, Any]:
+        """Exactly what it reads, as canonical JSON values: no today's date, no field of ours. Must not block or raise."""
+        ...
+
+    async def analyse(self, context: Context) -> Finding:
+        """Judge. May wait on `context.ask`; raises only what that raises; calling it twice gives the same finding."""
+        ...

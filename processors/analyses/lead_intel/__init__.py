@@ -1,0 +1,93 @@
+"""Lead intelligence: how promising a contact, lead or deal is, why, what changed and what to do next.
+
+Law: the model proposes reasons; the score, the grade, the dates and the confidence are computed from those that the
+record bears out (`scoring`). What it says here is still ungrounded: `processors.grounding` decides what reaches a record.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from llm_gateway.prompt import Prompt
+from llm_gateway.render import PromptFile, load
+from processors.analyses.analysis import Analysis, Context, Finding
+from processors.analyses.facts import canonical, label_of
+from processors.analyses.lead_intel import rules
+from processors.analyses.lead_intel.answer import LeadIntelAnswer
+from processors.analyses.lead_intel.changes import changes_since
+from processors.analyses.lead_intel.scoring import MAX_WEIGHT, MIN_FACTORS, READS, confidence_of, grade_of, missing, score_of
+from processors.analyses.lead_intel.view import RECENT_TEXTS, TEXT_LENGTH, business_day, newest_first, questions
+from schemas.insight import Evidence, Factor, LeadIntel, NextAction
+from schemas.record import RecordSnapshot
+
+
+@cache
+def _prompt() -> PromptFile:
+    return load(Path(__file__).with_name("prompt.md"))
+
+
+class LeadIntelAnalysis:
+    """The plug-in."""
+
+    name = "lead_intel"
+    objects = frozenset({"contact", "lead", "deal"})
+
+    @property
+    def version(self) -> str:
+        return _prompt().version
+
+    def inputs(self, snapshot: RecordSnapshot) -> dict[str, Any]:
+        """The structured fields of `READS`, and the newest notes as far as they are shown to the model."""
+        return {
+            "fields": canonical(snapshot, READS.get(snapshot.object, READS["contact"])),
+            "notes": [
+                [n.kind, n.id, n.at.date().isoformat(), n.subject or "", n.text[:TEXT_LENGTH]]
+                for n in newest_first(snapshot.notes)[:RECENT_TEXTS]
+            ],
+        }
+
+    def prompt(self, snapshot: RecordSnapshot) -> Prompt[LeadIntelAnswer]:
+        """The question about one record."""
+        facts = questions(snapshot)
+        return _prompt().prompt(LeadIntelAnswer, {"record": facts}, facts=facts, rules=rules.answer)
+
+    async def analyse(self, context: Context) -> Finding:
+        """Ask, and put the answer into an insight's shape."""
+        snapshot = context.snapshot
+        answer = await context.ask(self.prompt(snapshot))
+        value = answer.value
+        factors = tuple(
+            Factor(
+                label=f.label,
+                direction=f.direction,
+                weight=max(1, min(MAX_WEIGHT, f.weight)),
+                evidence=Evidence(field=f.field, value=f.value, since=snapshot.since_when(f.field)),
+            )
+            for f in value.factors
+        )
+        enough = len(factors) >= MIN_FACTORS
+        score = score_of(factors)
+        action = NextAction(text=value.next_action, why=value.next_action_why, due=business_day(context.today, value.due_in_business_days))
+        payload = LeadIntel(
+            status="scored" if enough else "not_enough_data",
+            score=score if enough else None,
+            grade=grade_of(score) if enough else None,
+            factors=factors,
+            summary=value.summary,
+            next_action=action,
+            confidence=confidence_of(snapshot, factors) if enough else 0.0,
+            missing=() if enough else tuple(label_of(concept) for concept in missing(snapshot)),
+        )
+        payload = payload.model_copy(update={"changes": changes_since(context.previous, payload, snapshot)})
+        return Finding(
+            payload=payload,
+            model=answer.model,
+            prompt_version=answer.prompt_version,
+            usage=answer.usage,
+            confidence=payload.confidence,
+        )
+
+
+PLUGIN: Analysis = LeadIntelAnalysis()

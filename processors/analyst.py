@@ -1,0 +1,454 @@
+"""The analyst: from a snapshot to the insights that its analyses have on it.
+
+Law: an analysis runs only where what it reads has changed, and nothing that it says leaves before it was held against
+the snapshot. Order of effects: insights acknowledged → state kept → asides and dead letters → the pump commits. A crash
+anywhere between repeats the batch: what was kept is skipped by its version, the rest is made again, from the gateway's cache.
+
+What is finished is published at once, so that a slow answer for one record holds back no other record's insights.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol, TypeVar
+
+import orjson
+from opentelemetry.trace import Span, use_span
+from pydantic import BaseModel
+
+from infra import metrics
+from infra.kafka.codec import Received
+from infra.kafka.raw import Raw
+from infra.keyring import DataKey, Undecryptable, open_sealed, seal
+from infra.set_aside import Aside, SetAsideStore
+from infra.telemetry import log
+from infra.unavailable import Unavailable
+from llm_gateway.prompt import Answer, Caller, InputRefused, ModelUnavailable, OutputInvalid, Prompt, QuotaSpent
+from processors.analyses.analysis import Analysis, Ask, Context, Finding
+from processors.grounding import ground
+from processors.hydrator import fenced
+from processors.matching import Match
+from processors.ports import Letter, Opens, Publishes, owner_of, write_letters
+from processors.state import AnalystState, Kept
+from processors.tracing import begin, header
+from processors.triggers import stronger
+from schemas.dead_letter import Cause
+from schemas.insight import Insight, Version
+from schemas.record import Reason, RecordRef, RecordSnapshot
+from schemas.topics import CHANGES, INSIGHTS, RECORDS
+
+STAGE = "analyst"
+SNAPSHOTS_AT_ONCE = 16
+PURPOSE = "analyst_state.sealed_insight"
+SKIPS_UNCHANGED: frozenset[Reason] = frozenset({"webhook", "backfill", "reconcile"})
+"""Reasons for which an unchanged input means: nothing to say. The others ask for the insight to be sent again."""
+
+_log = log(STAGE)
+T = TypeVar("T", bound=BaseModel)
+
+
+class Asks(Protocol):
+    """`llm_gateway.gateway.Gateway`."""
+
+    async def ask(self, prompt: Prompt[T], caller: Caller, *, deadline_seconds: float | None = None) -> Answer[T]:
+        """May wait for quota and network; raises the errors of `llm_gateway.prompt`; asking twice costs once."""
+        ...
+
+
+class Lookalikes(Protocol):
+    """`processors.match_store.MatchStore`: who else a record may be."""
+
+    async def upsert(self, snapshots: Sequence[RecordSnapshot]) -> None:
+        """Keep what these records are recognised by. May wait for the database; safe to call again."""
+        ...
+
+    async def candidates(self, snapshots: Sequence[RecordSnapshot]) -> Mapping[RecordRef, Sequence[Match]]:
+        """Likely duplicates, best first; records without any are absent. May wait for the database; safe to call again."""
+        ...
+
+    async def remove(self, refs: Collection[RecordRef]) -> None:
+        """Drop records that are gone. May wait for the database; safe to call again."""
+        ...
+
+
+@dataclass(slots=True)
+class _Look:
+    """One record of a batch: its newest snapshot, and what the older ones add to it."""
+
+    received: Received[RecordSnapshot]
+    reason: Reason
+    latest_read: datetime
+    news: bool
+    """Whether any of them was made because of somebody's edit, not only because a sweep came by."""
+    traceparents: list[str]
+    states: Mapping[str, Kept] = field(default_factory=dict)
+    matches: Sequence[Match] = ()
+    key: DataKey | None = None
+
+    @property
+    def snapshot(self) -> RecordSnapshot:
+        return self.received.payload
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What is to be done for one record."""
+
+    look: _Look
+    insights: list[tuple[Insight, bytes]] = field(default_factory=list)
+    """With the hash of what each was made from."""
+    asides: list[Aside] = field(default_factory=list)
+    letters: list[Letter] = field(default_factory=list)
+    errors: list[BaseException] = field(default_factory=list)
+    overtaken: bool = False
+    span: Span | None = None
+
+
+class Analyst:
+    """One per process. `handle` may run any number of times at once, on disjoint records."""
+
+    def __init__(
+        self,
+        *,
+        codec: Opens,
+        publisher: Publishes,
+        state: AnalystState,
+        keys: Callable[[Collection[RecordRef]], Awaitable[Mapping[RecordRef, DataKey]]],
+        fingerprint: Callable[[str, bytes], bytes],
+        gateway: Asks,
+        analyses: Mapping[str, Analysis],
+        lookalikes: Lookalikes,
+        set_aside: SetAsideStore,
+        epoch: int,
+        generation: int,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """`keys` and `fingerprint` are the keyring's; `epoch` is that of `crm.records`."""
+        self._codec = codec
+        self._publisher = publisher
+        self._state = state
+        self._keys = keys
+        self._fingerprint = fingerprint
+        self._gateway = gateway
+        self._analyses = analyses
+        self._lookalikes = lookalikes
+        self._set_aside = set_aside
+        self._epoch = epoch
+        self._generation = generation
+        self._now = now
+        self._room = asyncio.Semaphore(SNAPSHOTS_AT_ONCE)
+
+    async def handle(self, raws: Sequence[Raw]) -> None:
+        """Return when all that these snapshots cause is acknowledged. Raises Unavailable when nobody can go on now."""
+        received, refused = await self._codec.open(RECORDS, raws)
+        letters = [Letter(raw, cause, detail, *owner_of(raw)) for raw, cause, detail in refused]
+        looks = _newest(received)
+        await self._prepare(looks)
+        outcomes = await self._work(looks.values())
+        gone = [each.look.snapshot.ref for each in outcomes if each.look.snapshot.deleted and not each.overtaken]
+        if gone:
+            await self._lookalikes.remove(gone)
+        await self._set_aside.put([aside for outcome in outcomes for aside in outcome.asides])
+        errors = [error for outcome in outcomes for error in outcome.errors]
+        if errors:
+            # The batch comes again, without what is kept by now; whatever is laid aside for good is so then.
+            raise next((error for error in errors if not isinstance(error, Unavailable)), errors[0])
+        letters.extend(letter for outcome in outcomes for letter in outcome.letters)
+        await write_letters(self._publisher, STAGE, letters)
+
+    async def _prepare(self, looks: Mapping[RecordRef, _Look]) -> None:
+        """All that is known of these records: one round trip each, at the same time."""
+        alive = [look.snapshot for look in looks.values() if not look.snapshot.deleted]
+        states, matches, keys = await asyncio.gather(self._state.load(looks), self._matches(alive), self._keys(looks))
+        for ref, look in looks.items():
+            look.states = states.get(ref, {})
+            look.matches = matches.get(ref, ())
+            look.key = keys[ref]
+
+    async def _matches(self, alive: Sequence[RecordSnapshot]) -> Mapping[RecordRef, Sequence[Match]]:
+        if not alive:
+            return {}
+        # First in, then looked for: two new records of one batch may be each other's duplicates.
+        await self._lookalikes.upsert(alive)
+        return await self._lookalikes.candidates(alive)
+
+    async def _work(self, looks: Iterable[_Look]) -> list[_Outcome]:
+        """Run what is to be run; publish and keep whatever has finished while the rest goes on."""
+        began = time.time_ns()
+        outcomes = []
+        pending: set[asyncio.Task[_Outcome]] = set()
+        ready: list[_Outcome] = []
+        for look in looks:
+            outcome = self._settled(look)
+            if outcome is not None:
+                ready.append(outcome)
+            else:
+                pending.add(asyncio.create_task(self._analyse(look, began)))
+        try:
+            while ready or pending:
+                if not ready:
+                    done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                    ready = [task.result() for task in done]
+                await self._deliver(ready, began)
+                outcomes.extend(ready)
+                ready = []
+        finally:
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+        return outcomes
+
+    def _settled(self, look: _Look) -> _Outcome | None:
+        """What needs no analysis: a late redelivery, an overtaken snapshot, a record that is gone. None for all others."""
+        last = max(look.states.values(), key=lambda kept: kept.version, default=None)
+        if last is not None and self._version(look) < last.version:
+            return _Outcome(look)
+        # Its read came earlier, its snapshot later: an owner wrote it who did not know that he was none any more. What people
+        # see last must be made from the freshest read, so the record is read again.
+        read_before = max(look.latest_read, last.read_at) if last else look.latest_read
+        if look.snapshot.read_at < read_before and look.snapshot.reason != "fenced":
+            return _Outcome(look, overtaken=True)
+        return self._retract(look) if look.snapshot.deleted else None
+
+    # One record
+
+    async def _analyse(self, look: _Look, began: int) -> _Outcome:
+        outcome = _Outcome(look)
+        wanted: list[tuple[Analysis, bytes]] = []
+        for analysis in self._analyses.values():
+            if look.snapshot.object not in analysis.objects or self._is_known(look, analysis.name):
+                continue
+            read = self._input(analysis, look.snapshot)
+            kept = look.states.get(analysis.name)
+            if kept is None or kept.input != read:
+                wanted.append((analysis, read))
+            elif look.reason in SKIPS_UNCHANGED:
+                metrics.INSIGHTS.labels(analysis.name, "unchanged").inc()
+            elif (again := self._again(look, kept)) is not None:
+                outcome.insights.append((again, read))
+            else:
+                wanted.append((analysis, read))
+        if wanted:
+            async with self._room:
+                outcome.span = begin("analyse", look.traceparents, look.snapshot.ref, began)
+                with use_span(outcome.span):
+                    await self._run(outcome, wanted)
+        elif not outcome.insights and look.news:
+            self._carry_on(outcome)
+        return outcome
+
+    async def _run(self, outcome: _Outcome, wanted: Sequence[tuple[Analysis, bytes]]) -> None:
+        look = outcome.look
+        answers = await asyncio.gather(*(self._ask(look, analysis) for analysis, _ in wanted), return_exceptions=True)
+        for (analysis, read), answer in zip(wanted, answers, strict=True):
+            if isinstance(answer, Insight):
+                outcome.insights.append((answer, read))
+            else:
+                self._failed(outcome, analysis.name, answer)
+
+    async def _ask(self, look: _Look, analysis: Analysis) -> Insight:
+        began = time.perf_counter()
+        snapshot = look.snapshot
+        kept = look.states.get(analysis.name)
+        last = self._open(look, kept) if kept else None
+        previous = last if last and not last.retracted else None
+        finding = await analysis.analyse(
+            Context(
+                snapshot=snapshot,
+                previous=previous,
+                ask=self._door(look, analysis.name),
+                matches=look.matches,
+                today=self._now().date(),
+            )
+        )
+        insight = self._insight(look, analysis.name, finding, previous)
+        metrics.INSIGHT_SECONDS.labels(analysis.name).observe(time.perf_counter() - began)
+        return insight
+
+    def _insight(self, look: _Look, name: str, finding: Finding, previous: Insight | None) -> Insight:
+        snapshot = look.snapshot
+        grounded = ground(finding.payload, snapshot, previous=previous)
+        dropped = finding.dropped_claims + len(grounded.dropped)
+        if dropped:
+            metrics.CLAIMS_DROPPED.labels(name).inc(dropped)
+        thin = getattr(grounded.payload, "status", "") == "not_enough_data"
+        metrics.INSIGHTS.labels(name, "not_enough_data" if thin else "published").inc()
+        return Insight(
+            tenant=snapshot.tenant,
+            account=snapshot.account,
+            object=snapshot.object,
+            id=snapshot.id,
+            crm=snapshot.crm,
+            analysis=name,
+            version=self._version(look),
+            as_of=snapshot.modified_at,
+            analyzed_at=self._now(),
+            model=finding.model,
+            prompt_version=finding.prompt_version,
+            payload=grounded.payload,
+            dropped_claims=dropped,
+            usage=finding.usage,
+        )
+
+    def _door(self, look: _Look, name: str) -> Ask:
+        snapshot = look.snapshot
+        assert look.key is not None
+        caller = Caller(
+            tenant=snapshot.tenant,
+            account=snapshot.account,
+            user=snapshot.edited_by or snapshot.owner or "",
+            analysis=name,
+            key=look.key,
+            lane="live" if look.reason == "webhook" else "bulk",
+        )
+
+        def ask(prompt: Prompt[T], /) -> Awaitable[Answer[T]]:
+            return self._gateway.ask(prompt, caller)
+
+        return ask
+
+    def _failed(self, outcome: _Outcome, name: str, error: BaseException) -> None:
+        look = outcome.look
+        ref = look.snapshot.ref
+        if isinstance(error, QuotaSpent):
+            outcome.asides.append(Aside.until(ref, STAGE, "QUOTA_SPENT", error.resets_at))
+            metrics.SET_ASIDE.labels(STAGE, "QUOTA_SPENT").inc()
+            metrics.INSIGHTS.labels(name, "set_aside").inc()
+        elif isinstance(error, OutputInvalid | InputRefused):
+            cause = Cause.MODEL_OUTPUT_INVALID if isinstance(error, OutputInvalid) else Cause.MODEL_REFUSED
+            outcome.letters.append(Letter(look.received.raw, cause, f"{name}: {error}", ref.tenant, ref))
+            metrics.INSIGHTS.labels(name, "refused").inc()
+        elif isinstance(error, ModelUnavailable):
+            outcome.errors.append(Unavailable("model", error.retry_after, error.cause))
+        else:
+            outcome.errors.append(error)
+
+    def _carry_on(self, outcome: _Outcome) -> None:
+        """Nothing to say about an edit that left everything as it was, and yet the insights are as new as it: one says so.
+
+        People, and we, judge by `as_of` whether the newest edit has been looked at.
+        """
+        look = outcome.look
+        kept = [(state, found) for state in look.states.values() if (found := self._open(look, state)) is not None]
+        alive = [(state, found) for state, found in kept if not found.retracted]
+        if any(self._is_known(look, name) for name in look.states) or not alive:
+            return
+        if look.snapshot.modified_at > max(found.as_of for _, found in alive):
+            state, found = min(alive, key=lambda each: len(each[0].sealed))
+            outcome.insights.append((self._renewed(look, found), state.input))
+
+    def _retract(self, look: _Look) -> _Outcome:
+        """Take back what is known to be out, and what may be: a crash may have come between publishing and keeping."""
+        outcome = _Outcome(look)
+        snapshot = look.snapshot
+        applying = {each.name for each in self._analyses.values() if snapshot.object in each.objects}
+        for name in sorted(applying | look.states.keys()):
+            kept = look.states.get(name)
+            already = kept is not None and not kept.input and look.reason in SKIPS_UNCHANGED
+            if already or self._is_known(look, name):
+                continue
+            metrics.INSIGHTS.labels(name, "retracted").inc()
+            retracted = Insight(
+                tenant=snapshot.tenant,
+                account=snapshot.account,
+                object=snapshot.object,
+                id=snapshot.id,
+                crm=snapshot.crm,
+                analysis=name,
+                version=self._version(look),
+                as_of=snapshot.modified_at,
+                analyzed_at=self._now(),
+                model="rules",
+                retracted=True,
+            )
+            outcome.insights.append((retracted, b""))
+        return outcome
+
+    # Versions and what was said before
+
+    def _version(self, look: _Look) -> Version:
+        return Version(self._epoch, look.received.offset, self._generation)
+
+    def _is_known(self, look: _Look, name: str) -> bool:
+        """Whether this snapshot, or a later one, is behind what was published already."""
+        kept = look.states.get(name)
+        return kept is not None and kept.version >= self._version(look)
+
+    def _input(self, analysis: Analysis, snapshot: RecordSnapshot) -> bytes:
+        read = [analysis.name, analysis.version, self._generation, analysis.inputs(snapshot)]
+        return self._fingerprint(snapshot.tenant, orjson.dumps(read, option=orjson.OPT_SORT_KEYS))
+
+    def _open(self, look: _Look, kept: Kept) -> Insight | None:
+        """The insight, or None when its key was destroyed meanwhile."""
+        assert look.key is not None
+        try:
+            return Insight.model_validate_json(open_sealed(look.key, kept.sealed, purpose=PURPOSE))
+        except Undecryptable:
+            return None
+
+    def _again(self, look: _Look, kept: Kept) -> Insight | None:
+        found = self._open(look, kept)
+        return self._renewed(look, found) if found else None
+
+    def _renewed(self, look: _Look, found: Insight) -> Insight:
+        """The same insight, as of now: no model is asked."""
+        metrics.INSIGHTS.labels(found.analysis, "published").inc()
+        return found.model_copy(update={"version": self._version(look), "as_of": look.snapshot.modified_at})
+
+    # Effects
+
+    async def _deliver(self, outcomes: Sequence[_Outcome], began: int) -> None:
+        insights: list[Insight] = []
+        traces: list[str] = []
+        kept: dict[tuple[RecordRef, str], Kept] = {}
+        again: list[RecordSnapshot] = []
+        for outcome in outcomes:
+            look = outcome.look
+            assert look.key is not None
+            if outcome.overtaken:
+                again.append(look.snapshot)
+            if outcome.insights and outcome.span is None:
+                outcome.span = begin("analyse", look.traceparents, look.snapshot.ref, began)
+            span = outcome.span
+            if span is None:
+                continue
+            span.end()
+            for insight, read in outcome.insights:
+                insights.append(insight)
+                traces.append(header(span))
+                sealed = seal(look.key, insight.model_dump_json().encode(), purpose=PURPOSE, compress=True)
+                kept[insight.ref, insight.analysis] = Kept(read, look.snapshot.read_at, insight.version, sealed)
+        if insights:
+            await self._publisher.publish(INSIGHTS, insights, traceparents=traces)
+            await self._state.save(kept)
+        if again:
+            _log.warning("fenced", records=len(again))
+            await self._publisher.publish(CHANGES, [fenced(snapshot) for snapshot in again])
+
+
+def _newest(received: Iterable[Received[RecordSnapshot]]) -> dict[RecordRef, _Look]:
+    """The newest snapshot of each record; why the older ones were made still counts."""
+    looks: dict[RecordRef, _Look] = {}
+    for each in received:
+        snapshot = each.payload
+        look = looks.get(snapshot.ref)
+        if look is None:
+            looks[snapshot.ref] = _Look(
+                each, snapshot.reason, snapshot.read_at, _is_news(snapshot), [each.envelope.traceparent]
+            )
+            continue
+        look.traceparents.append(each.envelope.traceparent)
+        look.reason = stronger(snapshot.reason, look.reason)
+        look.latest_read = max(look.latest_read, snapshot.read_at)
+        look.news = look.news or _is_news(snapshot)
+        if each.offset > look.received.offset:
+            look.received = each
+    return looks
+
+
+def _is_news(snapshot: RecordSnapshot) -> bool:
+    return snapshot.reason == "webhook" or bool(snapshot.changed)

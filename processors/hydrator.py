@@ -1,0 +1,479 @@
+"""The hydrator: a change names a record, the CRM says how it stands, and a snapshot follows if there is news in it.
+
+Law: the CRM is read, never believed from a message; what the CRM refuses for one account or record holds nobody else up.
+Order of effects: snapshot acknowledged → state kept → asides and dead letters → the pump commits. A crash anywhere between
+repeats the batch, at worst with the same snapshot again.
+
+Two owners at once: a member that lost its partitions without noticing (or the other lane) may publish what it read before
+somebody else read and published. Who keeps its state and finds that another was kept since it loaded triggers the record
+again (`fenced`), so that the last snapshot is the freshest. Should such a member die between publishing and keeping, the
+analyst sees it: every snapshot carries the database's time from before its read began, and one whose time lies before
+that of its predecessor on the topic triggers the record again, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+import orjson
+from opentelemetry.trace import Span
+
+from infra import metrics
+from infra.accounts import Account
+from infra.crm.client import AccountUnavailable, CrmClient, CrmUnavailable, Gone, Read, Refused
+from infra.kafka.raw import Raw
+from infra.set_aside import Aside, SetAsideStore
+from infra.telemetry import log
+from infra.unavailable import Unavailable
+from processors import snapshots
+from processors.ports import Accounts, Letter, Opens, Publishes, owner_of, write_letters
+from processors.snapshots import SnapshotTooLargeError
+from processors.state import HydratorState, Published, Standing
+from processors.tracing import begin, header
+from processors.triggers import Trigger, fold
+from schemas.change import Change
+from schemas.dead_letter import Cause
+from schemas.record import MAX_SNAPSHOT_BYTES, Reason, RecordRef, RecordSnapshot
+from schemas.topics import CHANGES, RECORDS, Topic
+
+STAGE = "hydrator"
+ACTIVITIES = frozenset({"note", "email"})
+"""Objects that are read with the record they hang on."""
+
+READ_LAGGED = "READ_LAGGED"
+"""Aside: the CRM's answer is older than what it told us; read again shortly."""
+DELETION_UNSEEN = "DELETION_UNSEEN"
+"""Aside: the CRM announced a deletion and still answers; read again shortly."""
+CREATION_UNSEEN = "CREATION_UNSEEN"
+"""Aside: the CRM announced a creation and does not know the record yet; read again shortly."""
+CLOCK_TOLERANCE = timedelta(seconds=2)
+"""An event's time and its record's last-modified time come from two clocks of the CRM."""
+LAG_ENDS_AFTER = timedelta(seconds=60)
+"""From then on an answer that contradicts an event is the truth: restored, moved back, or never there."""
+LAG_SECONDS = 2.0
+READS_AT_ONCE = 16
+OTHERS_HEARD_SECONDS = 30.0
+"""Another account that answered within this time shows that it is not everybody's trouble."""
+
+_NO_NEWS_THEMSELVES: frozenset[Reason] = frozenset({"webhook", "backfill", "reconcile"})
+
+_log = log(STAGE)
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Publication:
+    snapshot: RecordSnapshot
+    standing: Standing
+    trigger: Trigger
+    span: Span
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What one batch is about to cause."""
+
+    clock: datetime
+    standings: Mapping[RecordRef, Standing]
+    publications: list[_Publication] = field(default_factory=list)
+    asides: list[Aside] = field(default_factory=list)
+    letters: list[Letter] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+    began_ns: int = field(default_factory=time.time_ns)
+
+    def dead(self, trigger: Trigger, cause: Cause, detail: str) -> None:
+        self.letters.append(Letter(trigger.newest.raw, cause, detail, trigger.ref.tenant, trigger.ref))
+
+    def aside(self, trigger: Trigger, cause: str, retry_after: float | None = None) -> None:
+        self.asides.append(Aside(trigger.ref, STAGE, cause, retry_after))
+        metrics.SET_ASIDE.labels(STAGE, cause).inc()
+
+
+class Hydrator:
+    """One per process, for both lanes. `handle` may run any number of times at once, on disjoint records."""
+
+    def __init__(
+        self,
+        *,
+        codec: Opens,
+        publisher: Publishes,
+        state: HydratorState,
+        clients: Mapping[str, CrmClient],
+        accounts: Accounts,
+        set_aside: SetAsideStore,
+        fingerprint: Callable[[str, bytes], bytes],
+        disconnect: Callable[[str, str], Awaitable[None]],
+        max_snapshot_bytes: int = MAX_SNAPSHOT_BYTES,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`fingerprint` is the keyring's; `disconnect(account, reason)` tells the registry that access was revoked."""
+        self._codec = codec
+        self._publisher = publisher
+        self._state = state
+        self._clients = clients
+        self._accounts = accounts
+        self._set_aside = set_aside
+        self._fingerprint = fingerprint
+        self._disconnect = disconnect
+        self._max_snapshot_bytes = max_snapshot_bytes
+        self._monotonic = monotonic
+        self._reads = asyncio.Semaphore(READS_AT_ONCE)
+        self._heard: dict[str, float] = {}
+        self._ours: dict[str, str | None] = {}
+
+    def on(self, topic: Topic[Change]) -> Callable[[Sequence[Raw]], Awaitable[None]]:
+        """The handler for one lane's pump."""
+
+        async def handle(raws: Sequence[Raw]) -> None:
+            await self.handle(topic, raws)
+
+        return handle
+
+    async def handle(self, topic: Topic[Change], raws: Sequence[Raw]) -> None:
+        """Return when all that these changes cause is acknowledged. Raises Unavailable when nobody can go on now."""
+        received, refused = await self._codec.open(topic, raws)
+        letters = [Letter(raw, cause, detail, *owner_of(raw)) for raw, cause, detail in refused]
+        triggers = fold(received)
+        metrics.COALESCED.inc(len(received) - len(triggers))
+        records, activities, waiting = self._sort(triggers.values(), letters)
+        clock, standings = await self._state.load([trigger.ref for trigger in records])
+        batch = _Batch(clock, standings, letters=letters)
+        for trigger in waiting:
+            batch.aside(trigger, "TOKEN_REVOKED")
+        try:
+            parents = await self._look(batch, records, activities)
+            await self._publish(batch, topic, parents)
+        finally:
+            for span in batch.spans:
+                span.end()
+        await self._set_aside.put(batch.asides)
+        await write_letters(self._publisher, STAGE, batch.letters)
+
+    def _sort(
+        self, triggers: Iterable[Trigger], letters: list[Letter]
+    ) -> tuple[list[Trigger], list[Trigger], list[Trigger]]:
+        """What to read, what to look up the parents of, and what waits for its account."""
+        records: list[Trigger] = []
+        activities: list[Trigger] = []
+        waiting: list[Trigger] = []
+        for trigger in triggers:
+            ref = trigger.ref
+            account = self._accounts.account(ref.account)
+            refusal: tuple[Cause, str] | None = None
+            if account is None or account.tenant != ref.tenant or account.crm not in self._clients:
+                refusal = Cause.FOREIGN_ACCOUNT, "no such account is registered for this tenant"
+            elif ref.object == "other":
+                refusal = Cause.UNSUPPORTED_EVENT, "no analysis reads this kind of object"
+            if refusal:
+                letters.append(Letter(trigger.newest.raw, *refusal, ref.tenant, ref))
+            elif account is not None and account.state == "disconnected":
+                waiting.append(trigger)
+            elif ref.object in ACTIVITIES:
+                activities.append(trigger)
+            else:
+                records.append(trigger)
+        return records, activities, waiting
+
+    # Reading
+
+    async def _look(self, batch: _Batch, records: list[Trigger], activities: list[Trigger]) -> list[tuple[Change, str]]:
+        """Ask the CRMs about everything at once; fills the batch, and returns the parents' changes with their traces."""
+        wanted = []
+        for trigger in records:
+            standing = batch.standings.get(trigger.ref)
+            if trigger.erased:
+                # Whoever asked for erasure is not to be read again, whatever the CRM still answers.
+                self._gone(batch, trigger, standing, None)
+            elif standing and standing.deleted and _is_late(trigger, standing):
+                self._count(trigger, "unchanged")
+            else:
+                wanted.append(trigger)
+        reads = [(self._read, group) for group in _by_account_and_object(wanted)]
+        lookups = [(self._parents, group) for group in _by_account_and_object(activities)]
+        calls = [*reads, *lookups]
+        answers: list[Any] = await asyncio.gather(*(ask(group) for ask, group in calls), return_exceptions=True)
+        failed: list[tuple[list[Trigger], CrmUnavailable]] = []
+        parents: list[tuple[Change, str]] = []
+        for (ask, group), answer in zip(calls, answers, strict=True):
+            if isinstance(answer, AccountUnavailable):
+                await self._without_account(batch, group, answer)
+            elif isinstance(answer, CrmUnavailable):
+                failed.append((group, answer))
+            elif isinstance(answer, BaseException):
+                raise answer
+            elif ask == self._parents:
+                parents.extend(_parents_of(group, answer))
+            else:
+                for trigger in group:
+                    await self._consider(batch, trigger, answer[trigger.ref.id])
+        self._without_crm(batch, failed)
+        return parents
+
+    async def _read(self, group: list[Trigger]) -> dict[str, Read | Gone | Refused]:
+        account, client = self._account_of(group)
+        return await self._asking(
+            account, client.read(account, group[0].ref.object, [trigger.ref.id for trigger in group])
+        )
+
+    async def _parents(self, group: list[Trigger]) -> dict[str, list[tuple[str, str]]]:
+        account, client = self._account_of(group)
+        return await self._asking(
+            account, client.parents(account, group[0].ref.object, [trigger.ref.id for trigger in group])
+        )
+
+    async def _asking(self, account: Account, call: Awaitable[T]) -> T:
+        async with self._reads:
+            answer = await call
+        self._heard[account.id] = self._monotonic()
+        return answer
+
+    def _account_of(self, group: list[Trigger]) -> tuple[Account, CrmClient]:
+        account = self._accounts.account(group[0].ref.account)
+        if account is None:
+            # It was there when the batch began: the retry of the batch finds it gone and says so.
+            raise CrmUnavailable(group[0].ref.account, "its account was removed this moment")
+        return account, self._clients[account.crm]
+
+    async def _without_account(self, batch: _Batch, group: list[Trigger], error: AccountUnavailable) -> None:
+        for trigger in group:
+            batch.aside(trigger, error.cause, error.retry_after)
+            self._count(trigger, "set_aside")
+        _log.warning("account_unavailable", account=error.account, cause=error.cause, records=len(group))
+        if error.cause == "TOKEN_REVOKED":
+            await self._disconnect(
+                error.account, error.detail or "the CRM refuses our access: connect the account again"
+            )
+
+    def _without_crm(self, batch: _Batch, failed: list[tuple[list[Trigger], CrmUnavailable]]) -> None:
+        """A CRM that answers others is one account's trouble and costs only its records; else everybody waits."""
+        if not failed:
+            return
+        troubled = {group[0].ref.account for group, _ in failed}
+        now = self._monotonic()
+        if not any(at > now - OTHERS_HEARD_SECONDS for account, at in self._heard.items() if account not in troubled):
+            error = failed[0][1]
+            raise Unavailable("crm", error.retry_after, error.crm)
+        for group, error in failed:
+            _log.warning("crm_unavailable", account=group[0].ref.account, records=len(group))
+            for trigger in group:
+                batch.aside(trigger, "CRM_UNAVAILABLE", error.retry_after)
+                self._count(trigger, "set_aside")
+
+    # Deciding
+
+    async def _consider(self, batch: _Batch, trigger: Trigger, answer: Read | Gone | Refused) -> None:
+        standing = batch.standings.get(trigger.ref)
+        if isinstance(answer, Refused):
+            batch.dead(trigger, Cause.CRM_REFUSED_READ, answer.category)
+            self._count(trigger, "refused")
+        elif isinstance(answer, Gone):
+            if standing is None and trigger.reason == "webhook" and _fresh(trigger.created_at, batch.clock):
+                batch.aside(trigger, CREATION_UNSEEN, LAG_SECONDS)
+            else:
+                self._gone(batch, trigger, standing, answer)
+        else:
+            await self._found(batch, trigger, standing, answer)
+
+    def _gone(self, batch: _Batch, trigger: Trigger, standing: Standing | None, answer: Gone | None) -> None:
+        explained = trigger.erased or trigger.deleted_at is not None or (standing is not None and standing.deleted)
+        if not explained:
+            batch.dead(trigger, Cause.RECORD_GONE, "the CRM no longer has this record")
+        if standing and standing.deleted and trigger.reason == "webhook":
+            self._count(trigger, "unchanged")
+            return
+        self._count(trigger, "gone")
+        at = max(trigger.occurred_at, standing.modified_at) if standing else trigger.occurred_at
+        read_at = _to_millis(batch.clock)
+        snapshot = snapshots.gone(
+            trigger.ref,
+            trigger.ref.account.partition(":")[0],
+            at=at,
+            read_at=read_at,
+            reason=trigger.reason,
+            merged_into=answer.merged_into if answer else None,
+        )
+        self._will_publish(batch, trigger, snapshot, Standing(snapshots.DELETED, "{}", True, at, read_at))
+
+    async def _found(self, batch: _Batch, trigger: Trigger, standing: Standing | None, read: Read) -> None:
+        account, client = self._account_of([trigger])
+        prefix = client.own_prefix
+        webhook = trigger.reason == "webhook"
+        if webhook and _fresh(trigger.deleted_at, batch.clock) and not trigger.revived:
+            batch.aside(trigger, DELETION_UNSEEN, 10 * LAG_SECONDS)
+            self._count(trigger, "set_aside")
+            return
+        alive = standing if standing and not standing.deleted else None
+        if webhook and alive and read.modified_at < alive.modified_at and batch.clock - alive.read_at < LAG_ENDS_AFTER:
+            batch.aside(trigger, READ_LAGGED, LAG_SECONDS)
+            self._count(trigger, "set_aside")
+            return
+        try:
+            content = snapshots.digest(self._key(trigger.ref), read, prefix)
+        except (UnicodeEncodeError, orjson.JSONEncodeError):
+            read = snapshots.repaired(read)
+            content = snapshots.digest(self._key(trigger.ref), read, prefix)
+        named_at = trigger.named_at(prefix)
+        if webhook and named_at and read.modified_at + CLOCK_TOLERANCE < named_at and _fresh(named_at, batch.clock):
+            # What was announced may not be in here yet. What is, goes on at once.
+            batch.aside(trigger, READ_LAGGED, LAG_SECONDS)
+        reason = trigger.reason
+        if reason in _NO_NEWS_THEMSELVES and alive and alive.content == content.whole:
+            if await self._touched(trigger, alive, read, account, client):
+                reason = "webhook"  # the edit weighs more than the sweep that it came together with
+            elif webhook:
+                self._count(trigger, "unchanged")
+                return
+        difference = snapshots.compare(content, alive.marks if alive else None, trigger.named, read.modified_at)
+        read_at = _to_millis(batch.clock)
+        try:
+            snapshot = snapshots.build(
+                trigger.ref,
+                account.crm,
+                read,
+                difference,
+                own_prefix=prefix,
+                read_at=read_at,
+                edited_by=await self._editor(trigger, read, account, client),
+                reason=reason,
+                limit=self._max_snapshot_bytes,
+            )
+        except SnapshotTooLargeError as error:
+            batch.dead(trigger, Cause.SNAPSHOT_TOO_LARGE, str(error))
+            self._count(trigger, "refused")
+            return
+        self._count(trigger, "published")
+        self._will_publish(
+            batch, trigger, snapshot, Standing(content.whole, difference.marks, False, read.modified_at, read_at)
+        )
+
+    async def _touched(
+        self, trigger: Trigger, alive: Standing, read: Read, account: Account, client: CrmClient
+    ) -> bool:
+        """Whether somebody else's edit left everything as it was: a value set and set back. It is news all the same, because
+        people see on the record how new its insights are.
+        """
+        if read.modified_at <= alive.modified_at or trigger.occurred_at <= alive.modified_at:
+            return False
+        ours = await self._our_user(account, client) if trigger.authors else None
+        news_at = trigger.news_at(client.own_prefix, ours)
+        return news_at is not None and news_at > alive.modified_at
+
+    async def _editor(self, trigger: Trigger, read: Read, account: Account, client: CrmClient) -> str | None:
+        """Who made the last foreign edit, as far as anybody says."""
+        for who in (trigger.edited_by, read.edited_by):
+            if who and who != await self._our_user(account, client):
+                return who
+        return None
+
+    async def _our_user(self, account: Account, client: CrmClient) -> str | None:
+        configured = account.config.get("integration_user")
+        if configured:
+            return str(configured)
+        if account.id not in self._ours:
+            try:
+                self._ours[account.id] = await client.integration_user(account)
+            except (AccountUnavailable, CrmUnavailable):
+                return None
+        return self._ours[account.id]
+
+    def _key(self, ref: RecordRef) -> bytes:
+        return self._fingerprint(ref.tenant, f"hydrator\0{ref}".encode())
+
+    # Publishing
+
+    def _will_publish(self, batch: _Batch, trigger: Trigger, snapshot: RecordSnapshot, standing: Standing) -> None:
+        span = begin("hydrate", trigger.traceparents, trigger.ref, batch.began_ns)
+        batch.spans.append(span)
+        batch.publications.append(_Publication(snapshot, standing, trigger, span))
+
+    async def _publish(self, batch: _Batch, lane: Topic[Change], parents: list[tuple[Change, str]]) -> None:
+        ready = batch.publications
+        if parents:
+            # The parent's own key orders them with whatever else happens to it.
+            await self._publisher.publish(
+                lane, [change for change, _ in parents], traceparents=[trace for _, trace in parents]
+            )
+        if not ready:
+            return
+        await self._publisher.publish(
+            RECORDS, [each.snapshot for each in ready], traceparents=[header(each.span) for each in ready]
+        )
+        late = await self._state.save(
+            {each.trigger.ref: Published(each.standing, batch.standings.get(each.trigger.ref)) for each in ready}
+        )
+        # Once only: a fenced trigger that fences again would never end should the database's clock be set back.
+        again = [each for each in ready if each.trigger.ref in late and each.trigger.reason != "fenced"]
+        if again:
+            _log.warning("fenced", records=len(again))
+            await self._publisher.publish(
+                CHANGES,
+                [fenced(each.snapshot) for each in again],
+                traceparents=[header(each.span) for each in again],
+            )
+
+    def _count(self, trigger: Trigger, outcome: str) -> None:
+        metrics.SNAPSHOTS.labels(trigger.ref.object, outcome).inc()
+
+
+def fenced(snapshot: RecordSnapshot) -> Change:
+    """The trigger for a record whose last snapshot is not its freshest."""
+    return Change(
+        tenant=snapshot.tenant,
+        account=snapshot.account,
+        object=snapshot.object,
+        id=snapshot.id,
+        kind="updated",
+        occurred_at=snapshot.modified_at,
+        reason="fenced",
+    )
+
+
+def _by_account_and_object(triggers: Iterable[Trigger]) -> list[list[Trigger]]:
+    groups: dict[tuple[str, str], list[Trigger]] = {}
+    for trigger in triggers:
+        groups.setdefault((trigger.ref.account, trigger.ref.object), []).append(trigger)
+    return list(groups.values())
+
+
+def _parents_of(group: list[Trigger], answer: Mapping[str, list[tuple[str, str]]]) -> list[tuple[Change, str]]:
+    """One change per parent, however many of its notes changed."""
+    found: dict[RecordRef, tuple[Change, str]] = {}
+    for trigger in group:
+        for parent, parent_id in answer.get(trigger.ref.id, []):
+            ref = RecordRef(trigger.ref.tenant, trigger.ref.account, parent, parent_id)
+            before = found.get(ref)
+            if parent in ACTIVITIES or parent == "other" or (before and before[0].occurred_at >= trigger.occurred_at):
+                continue
+            change = Change.model_validate(
+                {
+                    **ref._asdict(),
+                    "kind": "associated",
+                    "occurred_at": trigger.occurred_at,
+                    "properties": (snapshots.NOTES,),
+                    "edited_by": trigger.edited_by,
+                    "reason": trigger.reason,
+                    "delivery": trigger.newest.payload.delivery,
+                }
+            )
+            found[ref] = change, next((each for each in reversed(trigger.traceparents) if each), "")
+    return list(found.values())
+
+
+def _is_late(trigger: Trigger, standing: Standing) -> bool:
+    """News from before a deletion that is known already. (HubSpot answers for a merged record with the one it went into.)"""
+    late = trigger.occurred_at <= standing.modified_at
+    return late and trigger.reason == "webhook" and trigger.created_at is None
+
+
+def _fresh(at: datetime | None, clock: datetime) -> bool:
+    return at is not None and clock - at < LAG_ENDS_AFTER
+
+
+def _to_millis(at: datetime) -> datetime:
+    """As it is written to Kafka: the state and the message must say the same."""
+    return at.replace(microsecond=at.microsecond // 1000 * 1000)

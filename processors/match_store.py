@@ -1,0 +1,184 @@
+"""Where records wait to be recognised: table match_index, blocking keys as HMACs, features sealed under the record's key.
+
+Law: tenant, account and kind of record are part of every condition; no name, address or number is readable in the table.
+One record is compared with PER_RECORD others at most, and one block gives PER_BLOCK of them, so that a value that
+everybody has costs no more than any other. A record whose key is destroyed is never found again.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from infra.keyring import DataKey, Undecryptable, key_id_of, open_sealed, seal
+from processors.matching import THRESHOLD, Features, Match, blocking_keys, compare, features
+from schemas.record import RecordRef, RecordSnapshot
+
+PURPOSE = "match_index.sealed_features"
+PER_BLOCK = 25
+PER_RECORD = 50
+MOST_MATCHES = 5
+_BLOCK_BYTES = 15
+
+_UPSERT = sa.text(
+    """
+    INSERT INTO match_index (tenant, account, object, record_id, blocks, sealed_features)
+    SELECT tenant, account, object, record_id, string_to_array(blocks, ','), sealed
+    FROM unnest(CAST(:tenant AS text[]), CAST(:account AS text[]), CAST(:object AS text[]), CAST(:record_id AS text[]),
+                CAST(:blocks AS text[]), CAST(:sealed AS bytea[])) AS given(tenant, account, object, record_id, blocks, sealed)
+    ON CONFLICT (tenant, account, object, record_id) DO UPDATE
+    SET blocks = excluded.blocks, sealed_features = excluded.sealed_features
+    WHERE match_index.blocks IS DISTINCT FROM excluded.blocks
+    """
+)
+_REMOVE = sa.text(
+    """
+    DELETE FROM match_index USING unnest(CAST(:tenant AS text[]), CAST(:account AS text[]), CAST(:object AS text[]),
+                                         CAST(:record_id AS text[])) AS given(tenant, account, object, record_id)
+    WHERE match_index.tenant = given.tenant AND match_index.account = given.account
+      AND match_index.object = given.object AND match_index.record_id = given.record_id
+    """
+)
+_CANDIDATES = sa.text(
+    """
+    WITH asked AS (
+        SELECT * FROM unnest(CAST(:place AS int[]), CAST(:tenant AS text[]), CAST(:account AS text[]), CAST(:object AS text[]),
+                             CAST(:record_id AS text[]), CAST(:block AS text[])) AS q(place, tenant, account, object, record_id, block)
+    ), hits AS (
+        SELECT asked.place, asked.tenant, asked.account, asked.object, other.record_id
+        FROM asked CROSS JOIN LATERAL (
+            SELECT m.record_id FROM match_index m
+            WHERE m.blocks @> ARRAY[asked.block] AND m.tenant = asked.tenant AND m.account = asked.account
+              AND m.object = asked.object AND m.record_id <> asked.record_id
+            LIMIT :per_block
+        ) AS other
+    ), ranked AS (
+        SELECT place, tenant, account, object, record_id,
+               row_number() OVER (PARTITION BY place ORDER BY count(*) DESC, record_id) AS rank
+        FROM hits GROUP BY place, tenant, account, object, record_id
+    )
+    SELECT ranked.place, m.record_id, m.sealed_features
+    FROM ranked JOIN match_index m USING (tenant, account, object, record_id)
+    WHERE ranked.rank <= :per_record
+    """
+)
+
+
+class Keys(Protocol):
+    """`infra.keyring.Keyring`, as far as it is used here."""
+
+    async def start(self) -> None:
+        """Load what `fingerprint` needs."""
+        ...
+
+    async def for_records(self, refs: Collection[RecordRef]) -> dict[RecordRef, DataKey]:
+        """A key per record, made where there is none."""
+        ...
+
+    async def by_id(self, key_ids: Collection[str]) -> dict[str, DataKey]:
+        """Keys by id; an absent one is destroyed."""
+        ...
+
+    def fingerprint(self, tenant: str, data: bytes) -> bytes:
+        """HMAC under the tenant's own key."""
+        ...
+
+
+class MatchStore:
+    """Stateless; safe for any number of tasks. Every method raises what the engine and the keyring raise when Postgres is away."""
+
+    def __init__(self, engine: AsyncEngine, keyring: Keys) -> None:
+        self._engine = engine
+        self._keyring = keyring
+
+    async def find(self, snapshots: Sequence[RecordSnapshot]) -> Mapping[RecordRef, Sequence[Match]]:
+        """Keep what these records are recognised by, then look for each among all: two new duplicates of one batch meet."""
+        await self.upsert(snapshots)
+        return await self.candidates(snapshots)
+
+    async def forget(self, refs: Collection[RecordRef]) -> None:
+        """Drop records that are gone. Safe to call again."""
+        await self.remove(refs)
+
+    async def upsert(self, snapshots: Sequence[RecordSnapshot]) -> None:
+        """Keep what these records are recognised by; one that can no longer be recognised is dropped. Safe to call again."""
+        known: dict[RecordRef, Features | None] = {snapshot.ref: features(snapshot) for snapshot in snapshots}
+        await self.remove([ref for ref, found in known.items() if found is None])
+        kept = {ref: found for ref, found in known.items() if found is not None}
+        if not kept:
+            return
+        await self._keyring.start()
+        keys = await self._keyring.for_records(kept)
+        rows = []
+        for ref in sorted(kept):  # one order for all, so that two batches never wait for each other
+            plaintext = orjson.dumps(kept[ref].as_json(), option=orjson.OPT_SORT_KEYS)
+            # The last block stands for the features as a whole and for their key: without a change there is nothing to write.
+            whole = self._block(ref, b"whole:" + keys[ref].id.encode() + plaintext)
+            blocks = [*self._blocks(ref, kept[ref]), whole]
+            rows.append((*ref, ",".join(blocks), seal(keys[ref], plaintext, purpose=PURPOSE)))
+        names = ("tenant", "account", "object", "record_id", "blocks", "sealed")
+        async with self._engine.begin() as connection:
+            await connection.execute(_UPSERT, {name: [row[i] for row in rows] for i, name in enumerate(names)})
+
+    async def remove(self, refs: Collection[RecordRef]) -> None:
+        """Forget these records. Safe to call again."""
+        if refs:
+            ordered = sorted(set(refs))
+            async with self._engine.begin() as connection:
+                await connection.execute(
+                    _REMOVE,
+                    {name: [ref[i] for ref in ordered] for i, name in enumerate(("tenant", "account", "object", "record_id"))},
+                )
+
+    async def candidates(self, snapshots: Sequence[RecordSnapshot]) -> dict[RecordRef, tuple[Match, ...]]:
+        """Likely duplicates of each record, best first, at most MOST_MATCHES; records without any are absent."""
+        known = [(snapshot.ref, found) for snapshot in snapshots if (found := features(snapshot))]
+        if not known:
+            return {}
+        await self._keyring.start()
+        asked = [(place, *ref, block) for place, (ref, found) in enumerate(known) for block in self._blocks(ref, found)]
+        names = ("place", "tenant", "account", "object", "record_id", "block")
+        async with self._engine.connect() as connection:
+            rows = await _rows(connection, {name: [row[i] for row in asked] for i, name in enumerate(names)})
+        keys = await self._keyring.by_id({key_id_of(sealed) for _, _, sealed in rows})
+        found_by: dict[RecordRef, list[Match]] = {}
+        for place, record_id, sealed in rows:
+            ref, own = known[place]
+            other = _opened(sealed, keys)
+            if other is None:
+                continue
+            probability, evidence = compare(own, other)
+            if probability >= THRESHOLD:
+                found_by.setdefault(ref, []).append(Match(record_id, probability, evidence))
+        return {
+            ref: tuple(sorted(matches, key=lambda match: (-match.probability, match.id))[:MOST_MATCHES])
+            for ref, matches in found_by.items()
+        }
+
+    def _blocks(self, ref: RecordRef, found: Features) -> list[str]:
+        return [self._block(ref, key.encode()) for key in blocking_keys(found)]
+
+    def _block(self, ref: RecordRef, key: bytes) -> str:
+        # The account is part of the hash, so that one account's blocks say nothing about another's.
+        digest = self._keyring.fingerprint(ref.tenant, f"match:{ref.account}\0".encode() + key)
+        return base64.urlsafe_b64encode(digest[:_BLOCK_BYTES]).decode()
+
+
+async def _rows(connection: AsyncConnection, asked: Mapping[str, object]) -> list[tuple[int, str, bytes]]:
+    result = await connection.execute(_CANDIDATES, {**asked, "per_block": PER_BLOCK, "per_record": PER_RECORD})
+    return [(row[0], row[1], bytes(row[2])) for row in result]
+
+
+def _opened(sealed: bytes, keys: Mapping[str, DataKey]) -> Features | None:
+    key = keys.get(key_id_of(sealed))
+    if key is None:
+        return None
+    try:
+        return Features.from_json(orjson.loads(open_sealed(key, sealed, purpose=PURPOSE)))
+    except (Undecryptable, ValueError, TypeError):
+        return None

@@ -1,0 +1,428 @@
+"""The analyst: what becomes of a snapshot."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from pydantic import BaseModel
+
+from infra.keyring import open_sealed
+from infra.unavailable import Unavailable
+from llm_gateway.prompt import Answer, Caller, InputRefused, ModelUnavailable, OutputInvalid, Prompt, QuotaSpent
+from processors.analyses.analysis import Context, Finding
+from processors.analyst import PURPOSE, Analyst
+from processors.matching import Match
+from schemas.dead_letter import Cause
+from schemas.insight import DataQuality, Defect, Evidence, Factor, Insight, LeadIntel, Usage
+from schemas.record import RecordRef, RecordSnapshot
+from schemas.topics import CHANGES, INSIGHTS, RECORDS
+from tests.processors.world import (
+    Crash,
+    Log,
+    MemoryAnalystState,
+    MemorySetAside,
+    World,
+    at,
+    fingerprint,
+    keys,
+    ref,
+    snapshot,
+)
+
+NOW = datetime(2026, 11, 22, 13, 0, tzinfo=UTC)
+
+
+class Opinion(BaseModel):
+    score: int = 70
+
+
+@dataclass
+class FakeAnalysis:
+    """Implements Analysis: reads one field, or all; asks, if told to."""
+
+    name: str
+    reads: str | None = None
+    asks: bool = False
+    objects: frozenset[str] = frozenset({"contact", "deal"})
+    version: str = "1"
+    seen: list[Context] = field(default_factory=list)
+    before: Callable[[RecordSnapshot], Awaitable[None]] | None = None
+    raises: Exception | None = None
+    payload: LeadIntel | DataQuality | None = None
+
+    def inputs(self, snapshot: RecordSnapshot) -> dict[str, object]:
+        return {"fields": {self.reads: snapshot.fields.get(self.reads)} if self.reads else snapshot.fields}
+
+    async def analyse(self, context: Context) -> Finding:
+        self.seen.append(context)
+        if self.before:
+            await self.before(context.snapshot)
+        if self.raises:
+            raise self.raises
+        if self.asks:
+            answer = await context.ask(Prompt(self.name, self.version, "s", "u", Opinion, facts={}))
+            return Finding(
+                LeadIntel(status="scored", score=answer.value.score), answer.model, "p1", Usage(input_tokens=3)
+            )
+        return Finding(self.payload or DataQuality(health=100), "rules")
+
+
+@dataclass
+class FakeGateway:
+    """Implements Asks."""
+
+    callers: list[Caller] = field(default_factory=list)
+    raises: Exception | None = None
+
+    async def ask(self, prompt: Prompt, caller: Caller, *, deadline_seconds: float | None = None) -> Answer:
+        self.callers.append(caller)
+        if self.raises:
+            raise self.raises
+        return Answer(prompt.answer(), "model-x", "fake", Usage(), cached=False, prompt_version=prompt.version)
+
+
+@dataclass
+class FakeLookalikes:
+    """Implements Lookalikes."""
+
+    known: dict[RecordRef, RecordSnapshot] = field(default_factory=dict)
+    matches: dict[RecordRef, Sequence[Match]] = field(default_factory=dict)
+
+    async def upsert(self, snapshots: Sequence[RecordSnapshot]) -> None:
+        self.known.update({one.ref: one for one in snapshots})
+
+    async def candidates(self, snapshots: Sequence[RecordSnapshot]) -> dict[RecordRef, Sequence[Match]]:
+        assert all(one.ref in self.known for one in snapshots), "two new duplicates of one batch would miss each other"
+        return self.matches
+
+    async def remove(self, refs: Collection[RecordRef]) -> None:
+        for record in refs:
+            self.known.pop(record, None)
+
+
+@dataclass
+class Stage:
+    """An analyst and all that surrounds it."""
+
+    world: World = field(default_factory=World)
+    gateway: FakeGateway = field(default_factory=FakeGateway)
+    lookalikes: FakeLookalikes = field(default_factory=FakeLookalikes)
+    quality: FakeAnalysis = field(default_factory=lambda: FakeAnalysis("data_quality"))
+    lead: FakeAnalysis = field(default_factory=lambda: FakeAnalysis("lead_intel", reads="jobtitle", asks=True))
+
+    def __post_init__(self) -> None:
+        self.log = Log(self.world)
+        self.state = MemoryAnalystState(self.world)
+        self.aside = MemorySetAside(self.world)
+        self.analyst = self.made()
+
+    def made(self, generation: int = 1, epoch: int = 1) -> Analyst:
+        return Analyst(
+            codec=self.log,
+            publisher=self.log,
+            state=self.state,
+            keys=keys,
+            fingerprint=fingerprint,
+            gateway=self.gateway,
+            analyses={one.name: one for one in (self.quality, self.lead)},
+            lookalikes=self.lookalikes,
+            set_aside=self.aside,
+            epoch=epoch,
+            generation=generation,
+            now=lambda: NOW,
+        )
+
+    async def see(self, *snapshots: RecordSnapshot, trace: str = "") -> list[Insight]:
+        """What is published because of these snapshots, in one batch."""
+        before = len(self.insights)
+        await self.analyst.handle(self.log.put(RECORDS, *snapshots, trace=trace))
+        return self.insights[before:]
+
+    @property
+    def insights(self) -> list[Insight]:
+        return self.log.of(INSIGHTS)
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
+
+
+def named(insights: Sequence[Insight]) -> dict[str, Insight]:
+    return {insight.analysis: insight for insight in insights}
+
+
+async def test_a_snapshot_becomes_an_insight_of_each_analysis_under_one_version(stage):
+    stage.log.put(RECORDS, snapshot())
+    found = named(await stage.see(snapshot(when=5)))
+    assert set(found) == {"data_quality", "lead_intel"}
+    assert {insight.version for insight in found.values()} == {(1, 1, 1)}
+    assert {insight.as_of for insight in found.values()} == {at(5)}
+    assert (found["lead_intel"].model, found["data_quality"].model) == ("model-x", "rules")
+    assert (found["lead_intel"].prompt_version, found["lead_intel"].usage.input_tokens) == ("p1", 3)
+
+
+async def test_an_analysis_whose_inputs_did_not_change_is_not_run(stage):
+    await stage.see(snapshot(fields={"jobtitle": "CFO", "city": "Oslo"}))
+    found = await stage.see(snapshot(when=9, fields={"jobtitle": "CFO", "city": "Bergen"}))
+    assert [insight.analysis for insight in found] == ["data_quality"]
+    assert len(stage.gateway.callers) == 1
+
+
+async def test_the_previous_insight_is_given(stage):
+    (first,) = (one for one in await stage.see(snapshot()) if one.analysis == "data_quality")
+    await stage.see(snapshot(when=1, fields={"jobtitle": "CEO"}))
+    assert [context.previous for context in stage.quality.seen] == [None, first]
+
+
+async def test_an_analysis_runs_only_on_its_objects(stage):
+    assert await stage.see(snapshot(ref("1", "company"))) == []
+
+
+async def test_a_raised_generation_runs_everything_again_and_is_newer(stage):
+    await stage.see(snapshot())
+    await stage.made(generation=2).handle(stage.log.raws(RECORDS))
+    assert [insight.version for insight in stage.insights] == [(1, 0, 1)] * 2 + [(1, 0, 2)] * 2
+
+
+async def test_a_new_version_of_an_analysis_runs_on_the_next_snapshot(stage):
+    await stage.see(snapshot())
+    stage.lead.version = "2"
+    found = await stage.see(snapshot(when=1))
+    assert "lead_intel" in named(found)
+
+
+@pytest.mark.parametrize("reason", ["set_aside", "redrive", "replay", "fenced"])
+async def test_an_unchanged_insight_is_sent_again_without_asking_where_the_reason_wants_it(stage, reason):
+    await stage.see(snapshot())
+    found = await stage.see(snapshot(when=4, reason=reason))
+    assert {(one.version, one.as_of) for one in found} == {((1, 1, 1), at(4))}
+    assert len(found) == 2
+    assert len(stage.gateway.callers) == 1
+
+
+@pytest.mark.parametrize("reason", ["webhook", "backfill"])
+async def test_an_unchanged_snapshot_asks_nothing_and_says_nothing(stage, reason):
+    await stage.see(snapshot())
+    assert await stage.see(snapshot(reason=reason)) == []
+
+
+async def test_a_newer_snapshot_that_changed_nothing_still_says_that_it_was_looked_at(stage):
+    """INVARIANT: as_of reaches every foreign edit. Else an edit that was taken back would look unnoticed for ever."""
+    await stage.see(snapshot())
+    (found,) = await stage.see(snapshot(when=8))
+    assert (found.as_of, found.version) == (at(8), (1, 1, 1))
+    assert len(stage.gateway.callers) == 1
+    assert await stage.see(snapshot(when=8)) == [], "once is enough"
+
+
+async def test_a_sweep_in_the_same_batch_does_not_hide_an_edit_that_was_taken_back(stage):
+    await stage.see(snapshot())
+    (found,) = await stage.see(snapshot(when=8), snapshot(when=8, reason="backfill"))
+    assert found.as_of == at(8)
+
+
+async def test_a_sweep_alone_writes_nothing_although_our_own_write_moved_the_records_time(stage):
+    await stage.see(snapshot())
+    assert await stage.see(snapshot(when=8, reason="backfill")) == []
+
+
+async def test_the_same_message_again_says_nothing(stage):
+    """INVARIANT: a redelivery after a crash has no second effect."""
+    await stage.see(snapshot())
+    await stage.analyst.handle(stage.log.raws(RECORDS))
+    assert len(stage.insights) == 2
+
+
+async def test_a_late_redelivery_of_an_older_snapshot_says_nothing(stage):
+    await stage.see(snapshot())
+    await stage.see(snapshot(when=1, fields={"jobtitle": "CEO"}))
+    stage.quality.version = "2"
+    await stage.analyst.handle(stage.log.raws(RECORDS, 0, 1))
+    assert len(stage.insights) == 4
+    assert stage.log.of(CHANGES) == [], "older, but not overtaken"
+
+
+async def test_of_several_snapshots_of_a_record_only_the_newest_matters(stage):
+    found = await stage.see(snapshot(), snapshot(when=1, fields={"jobtitle": "CEO"}), snapshot(ref("8")))
+    assert len(found) == 4
+    assert {one.version.offset for one in found if one.id == "7"} == {1}
+
+
+async def test_a_stronger_reason_of_an_older_snapshot_in_the_batch_still_counts(stage):
+    await stage.see(snapshot())
+    assert len(await stage.see(snapshot(when=1, reason="replay"), snapshot(when=2))) == 2
+
+
+async def test_a_snapshot_that_was_read_before_its_predecessor_triggers_the_record_again(stage):
+    """INVARIANT: an owner who lost its partitions cannot have the last word, even if it dies before it could notice."""
+    await stage.see(snapshot(when=5, fields={"jobtitle": "CEO"}))
+    assert await stage.see(snapshot(when=4, fields={"jobtitle": "CFO"})) == []
+    (found,) = stage.log.of(CHANGES)
+    assert (found.ref, found.reason) == (ref(), "fenced")
+    assert len(await stage.see(snapshot(when=5, read_when=6, fields={"jobtitle": "CEO"}, reason="fenced"))) == 2
+
+
+async def test_an_overtaken_snapshot_is_noticed_within_one_batch_too(stage):
+    assert await stage.see(snapshot(when=5, fields={"jobtitle": "CEO"}), snapshot(when=4)) == []
+    assert [one.reason for one in stage.log.of(CHANGES)] == ["fenced"]
+
+
+async def test_an_overtaken_deletion_retracts_nothing(stage):
+    await stage.see(snapshot(when=5))
+    assert await stage.see(snapshot(when=4, deleted=True)) == []
+    assert ref() in stage.lookalikes.known
+
+
+async def test_a_deleted_record_has_its_insights_taken_back_once(stage):
+    await stage.see(snapshot())
+    found = await stage.see(snapshot(when=1, deleted=True, fields={}))
+    assert all(one.retracted and one.payload is None for one in found)
+    assert len(found) == 2
+    assert stage.lookalikes.known == {}
+    assert await stage.see(snapshot(when=2, deleted=True, fields={})) == []
+
+
+async def test_a_deletion_takes_back_what_a_crash_left_unrecorded(stage):
+    """INVARIANT: published, not kept, then deleted within the same redelivered batch: the insight must not stay out there."""
+    raws = stage.log.put(RECORDS, snapshot())
+    stage.world.crash_at = 2
+    with pytest.raises(Crash):
+        await stage.analyst.handle(raws)
+    assert len(stage.insights) == 2
+    stage.log.put(RECORDS, snapshot(when=1, deleted=True))
+    await stage.made().handle(stage.log.raws(RECORDS))
+    assert [one.retracted for one in stage.insights] == [False, False, True, True]
+
+
+async def test_a_restored_record_is_analysed_anew(stage):
+    await stage.see(snapshot())
+    await stage.see(snapshot(when=1, deleted=True))
+    found = await stage.see(snapshot(when=2))
+    assert len(found) == 2
+    assert not any(one.retracted for one in found)
+    assert stage.quality.seen[-1].previous is None
+
+
+async def test_a_claim_that_is_not_on_the_record_is_dropped_whichever_analysis_makes_it(stage):
+    """INVARIANT: nothing leaves ungrounded; an analysis cannot forget it, because it is not asked."""
+    invented = Factor(
+        label="Budget", direction="up", weight=20, evidence=Evidence(field="budget__x", value="a million", since=at(0))
+    )
+    stage.quality.payload = LeadIntel(
+        status="scored", score=100, grade="A", factors=(invented,), summary="x", confidence=1
+    )
+    found = named(await stage.see(snapshot()))["data_quality"]
+    assert isinstance(found.payload, LeadIntel)
+    assert found.payload.factors == ()
+    assert found.dropped_claims >= 1
+
+
+async def test_a_spent_quota_sets_one_record_aside_and_lets_its_other_insights_out(stage):
+    stage.gateway.raises = QuotaSpent("user", NOW + timedelta(days=365))
+    assert list(named(await stage.see(snapshot()))) == ["data_quality"]
+    ((where, row),) = stage.aside.rows.items()
+    assert (where, row.cause) == ((ref(), "analyst"), "QUOTA_SPENT")
+    assert row.retry_after is not None
+    assert row.retry_after > 300 * 86_400
+    stage.gateway.raises = None
+    found = named(await stage.see(snapshot(when=0, reason="set_aside")))
+    assert found["lead_intel"].model == "model-x", "the trigger finds what is still missing"
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (OutputInvalid("lead_intel", "PROSE", "no object"), Cause.MODEL_OUTPUT_INVALID),
+        (InputRefused("too long"), Cause.MODEL_REFUSED),
+    ],
+)
+async def test_an_answer_of_no_use_costs_only_its_own_insight(stage, error, cause):
+    stage.gateway.raises = error
+    assert list(named(await stage.see(snapshot()))) == ["data_quality"]
+    assert [(found, record) for found, _, record in stage.log.letters] == [(cause, "7")]
+
+
+async def test_a_model_that_is_away_pauses_and_keeps_what_needs_none(stage):
+    stage.gateway.raises = ModelUnavailable("TIMEOUT", "30 s", retry_after=4)
+    raws = stage.log.put(RECORDS, snapshot(), snapshot(ref("8")))
+    stage.log.unreadable.add(0)
+    with pytest.raises(Unavailable) as caught:
+        await stage.analyst.handle(raws)
+    assert (caught.value.part, caught.value.retry_after) == ("model", 4)
+    assert [one.analysis for one in stage.insights] == ["data_quality"]
+    assert stage.log.letters == [], "the batch comes again and would write it twice"
+    stage.gateway.raises = None
+    await stage.analyst.handle(raws)
+    assert [one.analysis for one in stage.insights] == ["data_quality", "lead_intel"]
+    assert len(stage.quality.seen) == 1
+    assert [cause for cause, _, _ in stage.log.letters] == [Cause.UNDECRYPTABLE]
+
+
+async def test_a_bug_reaches_the_pump_after_the_others_are_safe(stage):
+    stage.lead.raises = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        await stage.see(snapshot())
+    assert [one.analysis for one in stage.insights] == ["data_quality"]
+
+
+async def test_a_bug_weighs_more_than_a_pause(stage):
+    """Or the pump would repeat the batch for ever and never find the message that fails."""
+    stage.quality.raises = ZeroDivisionError()
+    stage.gateway.raises = ModelUnavailable("TIMEOUT", "30 s")
+    with pytest.raises(ZeroDivisionError):
+        await stage.see(snapshot())
+
+
+async def test_a_slow_answer_for_one_record_holds_back_no_other(stage):
+    asked, release = asyncio.Event(), asyncio.Event()
+
+    async def slow(about: RecordSnapshot) -> None:
+        if about.id == "1":
+            asked.set()
+            await release.wait()
+
+    stage.lead.before = slow
+    task = asyncio.create_task(stage.see(*(snapshot(ref(str(number))) for number in range(1, 5))))
+    await asked.wait()
+    while len(stage.insights) < 6:  # noqa: ASYNC110 - the fake Kafka sets no event, and no time passes
+        await asyncio.sleep(0)
+    assert {one.id for one in stage.insights} == {"2", "3", "4"}
+    release.set()
+    await task
+    assert len(stage.insights) == 8
+
+
+async def test_who_edited_bears_the_quota_or_else_the_owner(stage):
+    await stage.see(snapshot(owner="O", edited_by="E"), snapshot(ref("8"), owner="O"), snapshot(ref("9")))
+    assert {caller.user for caller in stage.gateway.callers} == {"E", "O", ""}
+    assert {caller.lane for caller in stage.gateway.callers} == {"live"}
+    await stage.see(snapshot(ref("10"), reason="backfill"))
+    assert stage.gateway.callers[-1].lane == "bulk"
+
+
+async def test_the_cache_is_sealed_with_the_records_key(stage):
+    await stage.see(snapshot())
+    assert stage.gateway.callers[0].key == (await keys([ref()]))[ref()]
+
+
+async def test_likely_duplicates_are_looked_for_once_a_batch(stage):
+    match = Match("8", 0.97, ("same e-mail",))
+    stage.lookalikes.matches = {ref(): (match,)}
+    await stage.see(snapshot())
+    assert stage.quality.seen[0].matches == (match,)
+
+
+async def test_what_is_kept_is_sealed(stage):
+    stage.quality.payload = DataQuality(
+        health=50, defects=(Defect(field="jobtitle", kind="misspelt", severity="low", message="m", value="CFO"),)
+    )
+    await stage.see(snapshot())
+    kept = stage.state.rows[ref(), "data_quality"]
+    assert b"jobtitle" not in kept.sealed
+    opened = open_sealed((await keys([ref()]))[ref()], kept.sealed, purpose=PURPOSE)
+    assert Insight.model_validate_json(opened) == named(stage.insights)["data_quality"]
