@@ -46,7 +46,10 @@ class Direct:
         completed = await self._route.provider.complete(
             Completion(
                 model=self._route.model,
-                messages=(Message("system", prompt.system + shape.told(self._structured)), Message("user", prompt.user)),
+                messages=(
+                    Message("system", prompt.system + shape.told(self._structured)),
+                    Message("user", prompt.user),
+                ),
                 response_format=shape.response_format(self._structured),
                 max_output_tokens=prompt.max_output_tokens,
                 temperature=prompt.temperature,
@@ -55,9 +58,12 @@ class Direct:
             )
         )
         value = read(completed, prompt.answer)
-        return Answer(value, completed.model, self._route.provider.name, Usage(), cached=False, prompt_version=prompt.version)
+        return Answer(
+            value, completed.model, self._route.provider.name, Usage(), cached=False, prompt_version=prompt.version
+        )
 
     async def close(self) -> None:
+        """Give up connections."""
         await self._route.provider.close()
 
 
@@ -69,7 +75,12 @@ def _records(count: int) -> list[RecordSnapshot]:
         if record.object == "company":
             continue
         notes = tuple(
-            Note(id=str(i), kind="email" if i == 0 else "note", at=record.modified_at - timedelta(days=9 - 3 * i), text=text)
+            Note(
+                id=str(i),
+                kind="email" if i == 0 else "note",
+                at=record.modified_at - timedelta(days=9 - 3 * i),
+                text=text,
+            )
             for i, text in enumerate(_WRITTEN)
         )
         found.append(record.model_copy(update={"notes": notes}))
@@ -90,11 +101,22 @@ async def _claims(settings: Settings, count: int) -> dict[str, Any]:
                     continue
                 grounded = ground(finding.payload, record).payload
                 for before, counts in ((finding.payload, "made"), (grounded, "kept")):
-                    claims = len(before.factors) if isinstance(before, LeadIntel) else len(before.items) if isinstance(before, Requirements) else 0
+                    claims = (
+                        len(before.factors)
+                        if isinstance(before, LeadIntel)
+                        else len(before.items)
+                        if isinstance(before, Requirements)
+                        else 0
+                    )
                     made, kept = (made + claims, kept) if counts == "made" else (made, kept + claims)
     finally:
         await direct.close()
-    return {"provider": chosen(settings), "claims": made, "claims_kept": round(kept / made, 4) if made else 0.0, "unusable_answers": unusable}
+    return {
+        "provider": chosen(settings),
+        "claims": made,
+        "claims_kept": round(kept / made, 4) if made else 0.0,
+        "unusable_answers": unusable,
+    }
 
 
 def measure(settings: Settings, count: int = 40) -> dict[str, Any]:

@@ -85,33 +85,169 @@ _PLACES = tuple(
     """.strip().splitlines()
     for line in [line.strip()]
 )
-_FIRST = """Anna James Priya Wei Lukas Sofia Omar Hannah Diego Ingrid Jean-Luc Aoife Yuki Fatima Tom Li Bo Zoë Matteo Katarzyna Noor Sinéad
-    Rajesh Chloe Björn Mary-Ann Ian Eve Søren Beatriz""".split()
-_LAST = (
-    "Keller|O'Brien|Patel|van den Berg|García Márquez|Nakamura|Ng|Wu|Schmidt-Rottluff|Johansson|Dubois|De Luca|Kowalski|Smith|Li|"
-    "MacDonald|Müller|Rossi|Novák|Østergaard|Fernandes|Ali|Young|Null|Test-Rossi|Best|Price|Ray|Cho"
-).replace("Null|Test-Rossi|", "").split("|")
-_TITLES = (
-    "Head of Procurement|VP Sales|Chief Financial Officer|IT Manager|Senior Software Engineer|Managing Director|Plant Manager|Buyer|CEO|Operations Lead|"
-    "Director of Customer Success|Office Manager|Geschäftsführerin|Leiter Einkauf|Marketing Coordinator|Founder & CTO|Data Protection Officer|"
-    "Purchasing Specialist|HR Business Partner|Lab Technician|Regional Sales Director EMEA|Responsable Achats|Assistant Controller|Product Owner|"
-    "Director, Revenue Operations|Logistics Planner|Chef de projet|Freelance Consultant|Scrum Master|Key Account Manager"
-).split("|")
-_NAMES = (
-    "Northwind Traders|Contoso Pharmaceuticals|Blue Yonder Airlines|Meridian Optics|Halvorsen Marine|Kestrel & Sons|Aurora Bakeries|Fabrik Eins|Tailspin Toys|"
-    "Oak Street Health|Brightwater|Lindqvist Timber|Casa Verde|Pixel Foundry|Ironbridge Castings|Sable Analytics|Umbra Textiles|Novo Freight|Harbour Lane|"
-    "Quarry Systems|Delphi Instruments|Papillon Cosmetics|Redwood Dental|Alpine Ropeways|Sterling Bearings|Monarch Print|Lumen Health|Test Valley Brewing|"
-    "Nordlicht Energie|Zephyr Cycles"
-).split("|")
+_FIRST = [
+    "Anna",
+    "James",
+    "Priya",
+    "Wei",
+    "Lukas",
+    "Sofia",
+    "Omar",
+    "Hannah",
+    "Diego",
+    "Ingrid",
+    "Jean-Luc",
+    "Aoife",
+    "Yuki",
+    "Fatima",
+    "Tom",
+    "Li",
+    "Bo",
+    "Zoë",
+    "Matteo",
+    "Katarzyna",
+    "Noor",
+    "Sinéad",
+    "Rajesh",
+    "Chloe",
+    "Björn",
+    "Mary-Ann",
+    "Ian",
+    "Eve",
+    "Søren",
+    "Beatriz",
+]
+_LAST = [
+    "Keller",
+    "O'Brien",
+    "Patel",
+    "van den Berg",
+    "García Márquez",
+    "Nakamura",
+    "Ng",
+    "Wu",
+    "Schmidt-Rottluff",
+    "Johansson",
+    "Dubois",
+    "De Luca",
+    "Kowalski",
+    "Smith",
+    "Li",
+    "MacDonald",
+    "Müller",
+    "Rossi",
+    "Novák",
+    "Østergaard",
+    "Fernandes",
+    "Ali",
+    "Young",
+    "Best",
+    "Price",
+    "Ray",
+    "Cho",
+]
+_TITLES = [
+    "Head of Procurement",
+    "VP Sales",
+    "Chief Financial Officer",
+    "IT Manager",
+    "Senior Software Engineer",
+    "Managing Director",
+    "Plant Manager",
+    "Buyer",
+    "CEO",
+    "Operations Lead",
+    "Director of Customer Success",
+    "Office Manager",
+    "Geschäftsführerin",
+    "Leiter Einkauf",
+    "Marketing Coordinator",
+    "Founder & CTO",
+    "Data Protection Officer",
+    "Purchasing Specialist",
+    "HR Business Partner",
+    "Lab Technician",
+    "Regional Sales Director EMEA",
+    "Responsable Achats",
+    "Assistant Controller",
+    "Product Owner",
+    "Director, Revenue Operations",
+    "Logistics Planner",
+    "Chef de projet",
+    "Freelance Consultant",
+    "Scrum Master",
+    "Key Account Manager",
+]
+_NAMES = [
+    "Northwind Traders",
+    "Contoso Pharmaceuticals",
+    "Blue Yonder Airlines",
+    "Meridian Optics",
+    "Halvorsen Marine",
+    "Kestrel & Sons",
+    "Aurora Bakeries",
+    "Fabrik Eins",
+    "Tailspin Toys",
+    "Oak Street Health",
+    "Brightwater",
+    "Lindqvist Timber",
+    "Casa Verde",
+    "Pixel Foundry",
+    "Ironbridge Castings",
+    "Sable Analytics",
+    "Umbra Textiles",
+    "Novo Freight",
+    "Harbour Lane",
+    "Quarry Systems",
+    "Delphi Instruments",
+    "Papillon Cosmetics",
+    "Redwood Dental",
+    "Alpine Ropeways",
+    "Sterling Bearings",
+    "Monarch Print",
+    "Lumen Health",
+    "Test Valley Brewing",
+    "Nordlicht Energie",
+    "Zephyr Cycles",
+]
 _FORMS = ("", " GmbH", " Ltd", " Inc.", " AG", " B.V.", " S.A.", " LLC", " Group")
 _TLDS = ("com", "com", "com", "net", "io", "co.uk", "de", "eu", "org", "tech")
-_INDUSTRIES = ("COMPUTER_SOFTWARE", "Manufacturing", "RETAIL", "Health Care", "LOGISTICS_AND_SUPPLY_CHAIN", "Food & Beverage", "Energy")
-_SOURCES = {"hubspot": ("ORGANIC_SEARCH", "DIRECT_TRAFFIC", "REFERRALS", "OFFLINE"), "salesforce": ("Web", "Phone Inquiry", "Partner Referral", "Other")}
+_INDUSTRIES = (
+    "COMPUTER_SOFTWARE",
+    "Manufacturing",
+    "RETAIL",
+    "Health Care",
+    "LOGISTICS_AND_SUPPLY_CHAIN",
+    "Food & Beverage",
+    "Energy",
+)
+_SOURCES = {
+    "hubspot": ("ORGANIC_SEARCH", "DIRECT_TRAFFIC", "REFERRALS", "OFFLINE"),
+    "salesforce": ("Web", "Phone Inquiry", "Partner Referral", "Other"),
+}
 _OPEN = {
-    "hubspot": ("appointmentscheduled", "qualifiedtobuy", "presentationscheduled", "decisionmakerboughtin", "contractsent"),
+    "hubspot": (
+        "appointmentscheduled",
+        "qualifiedtobuy",
+        "presentationscheduled",
+        "decisionmakerboughtin",
+        "contractsent",
+    ),
     "salesforce": ("Prospecting", "Qualification", "Needs Analysis", "Proposal/Price Quote", "Negotiation/Review"),
 }
-_MAIL = ("gmail.com", "outlook.com", "yahoo.com", "gmx.de", "hotmail.co.uk", "icloud.com", "web.de", "orange.fr", "proton.me", "mail.com", "bluewin.ch")
+_MAIL = (
+    "gmail.com",
+    "outlook.com",
+    "yahoo.com",
+    "gmx.de",
+    "hotmail.co.uk",
+    "icloud.com",
+    "web.de",
+    "orange.fr",
+    "proton.me",
+    "mail.com",
+    "bluewin.ch",
+)
 KINDS: tuple[tuple[str, ObjectType], ...] = (
     ("hubspot", "contact"), ("hubspot", "company"), ("hubspot", "deal"), ("salesforce", "lead"), ("salesforce", "contact"),
     ("salesforce", "company"), ("salesforce", "deal"),
@@ -173,9 +309,13 @@ class Clean:
         private = draw.random() < 0.15
         host = draw.choice(_MAIL) if private else domain
         created = self._days(-400, -3)
-        lifecycle = draw.choice(("subscriber", "lead", "marketingqualifiedlead", "salesqualifiedlead", "opportunity", "customer"))
+        lifecycle = draw.choice(
+            ("subscriber", "lead", "marketingqualifiedlead", "salesqualifiedlead", "opportunity", "customer")
+        )
         status = {
-            "hubspot": {"customer": "CONNECTED", "opportunity": "OPEN_DEAL"}.get(lifecycle, draw.choice(("OPEN", "IN_PROGRESS", "CONNECTED", "ATTEMPTED_TO_CONTACT"))),
+            "hubspot": {"customer": "CONNECTED", "opportunity": "OPEN_DEAL"}.get(
+                lifecycle, draw.choice(("OPEN", "IN_PROGRESS", "CONNECTED", "ATTEMPTED_TO_CONTACT"))
+            ),
             "salesforce": "Working - Contacted",
         }[crm]
         contacted = max(created, self._days(-50, -1))
@@ -202,7 +342,9 @@ class Clean:
             "last_contacted_at": self._moment(crm, contacted) if crm == "hubspot" else "",
             "last_activity_at": self._moment(crm, contacted) if crm == "hubspot" else contacted.isoformat(),
             "birth_date": self._days(-22000, -8500).isoformat() if draw.random() < 0.3 else "",
-            "employees": draw.choice(("12", "240", "51-200", "1800")) if crm == "hubspot" else draw.choice(("12", "240", "1800")),
+            "employees": draw.choice(("12", "240", "51-200", "1800"))
+            if crm == "hubspot"
+            else draw.choice(("12", "240", "1800")),
             "annual_revenue": draw.choice(("", "1500000", "25000000.0")),
             "converted": "false" if kind == "lead" else "",
             "department": "Purchasing" if draw.random() < 0.3 else "",
@@ -237,8 +379,14 @@ class Clean:
         company, _ = self._business()
         created = self._days(-150, -15)
         outcome = draw.choice(("open", "open", "open", "won", "lost"))
-        stage = draw.choice(_OPEN[crm]) if outcome == "open" else {"hubspot": f"closed{outcome}", "salesforce": f"Closed {outcome.capitalize()}"}[crm]
-        full, part = ("1.0", f"0.{draw.randrange(1, 9)}") if crm == "hubspot" else ("100.0", f"{draw.randrange(1, 9)}0.0")
+        stage = (
+            draw.choice(_OPEN[crm])
+            if outcome == "open"
+            else {"hubspot": f"closed{outcome}", "salesforce": f"Closed {outcome.capitalize()}"}[crm]
+        )
+        full, part = (
+            ("1.0", f"0.{draw.randrange(1, 9)}") if crm == "hubspot" else ("100.0", f"{draw.randrange(1, 9)}0.0")
+        )
         close = self._days(5, 160) if outcome == "open" else created + timedelta(days=draw.randrange(5, 14))
         return {
             "deal_name": f"{company} - {draw.choice(('Renewal 2027', 'Rollout phase 2', 'Pilot', 'Platform licence', '50 seats'))}",
@@ -250,7 +398,9 @@ class Clean:
             "closed": str(outcome != "open").lower(),
             "won": str(outcome == "won").lower() if crm == "salesforce" else "",
             "lost_reason": "Chose a competitor" if outcome == "lost" else "",
-            "next_step": draw.choice(("Send revised quote", "Call with CFO on Tuesday", "Demo for the plant team")) if outcome == "open" else "",
+            "next_step": draw.choice(("Send revised quote", "Call with CFO on Tuesday", "Demo for the plant team"))
+            if outcome == "open"
+            else "",
             "created_at": self._moment(crm, created),
             "last_contacted_at": self._moment(crm, max(created, self._days(-30, -1))) if crm == "hubspot" else "",
             "last_activity_at": max(created, self._days(-30, -1)).isoformat(),

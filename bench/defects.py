@@ -90,7 +90,11 @@ def mistakes(seed: int = TRY, count: int = 4000) -> None:
         counted = Counter((by_id[i].crm, by_id[i].object, field, kind) for i, field, kind in wrong)
         print(name, len(wrong))
         for (crm, kind_of_record, field, kind), many in counted.most_common(25):
-            values = [by_id[i].fields.get(field) for i, f, k in sorted(wrong) if (by_id[i].crm, by_id[i].object, f, k) == (crm, kind_of_record, field, kind)]
+            values = [
+                by_id[i].fields.get(field)
+                for i, f, k in sorted(wrong)
+                if (by_id[i].crm, by_id[i].object, f, k) == (crm, kind_of_record, field, kind)
+            ]
             print(f"  {many:4} {crm} {kind_of_record} {field} {kind}: {values[:8]}")
 
 

@@ -28,13 +28,19 @@ def main() -> None:
         blocked[cluster_a == cluster_b] += bool(blocks[i] & blocks[j])
         for field, level, _ in levels(a, b):
             table[field][level] += 1
-    for field in same:
-        total_same, total_other = sum(same[field].values()), sum(other[field].values())
+    for field, agreeing in same.items():
+        total_same, total_other = sum(agreeing.values()), sum(other[field].values())
         weights = {
-            level: round(math.log2(((same[field][level] + SMOOTHING) / (total_same + 1)) / ((other[field][level] + SMOOTHING) / (total_other + 1))), 1)
+            level: round(
+                math.log2(
+                    ((agreeing[level] + SMOOTHING) / (total_same + 1))
+                    / ((other[field][level] + SMOOTHING) / (total_other + 1))
+                ),
+                1,
+            )
             for level in ("exact", "close", "alike", "near", "other")
         }
-        print(field, weights, dict(same[field]), dict(other[field]))
+        print(field, weights, dict(agreeing), dict(other[field]))
     print(f"pairs: {counts[True]} same, {counts[False]} other; blocks hold {blocked[True]} and {blocked[False]}")
 
 

@@ -35,7 +35,7 @@ class Planter:
             if value is None:
                 continue
             change = way(self, value, record)
-            if change is None or change.get(concept, value) == value and concept in change and len(change) == 1:
+            if change is None or (change.get(concept, value) == value and concept in change and len(change) == 1):
                 continue
             fields = dict(record.fields)
             for name, new in change.items():
@@ -108,7 +108,23 @@ def _middle(planter: Planter, text: str, inserted: str) -> str:
     return text[:at] + inserted + text[at:]
 
 
-_NOISE = ("n/a", "N.A.", "-", "test", "xxxx", "TBD", "unknown", "asdf", "...", "none", "Test Test", "?", "dummy", "qwerty", "to be defined")
+_NOISE = (
+    "n/a",
+    "N.A.",
+    "-",
+    "test",
+    "xxxx",
+    "TBD",
+    "unknown",
+    "asdf",
+    "...",
+    "none",
+    "Test Test",
+    "?",
+    "dummy",
+    "qwerty",
+    "to be defined",
+)
 
 
 def _noise(planter: Planter, _value: str) -> str:
@@ -123,58 +139,58 @@ def _fewer_digits(planter: Planter, value: str) -> str:
 
 
 _MALFORMED_EMAIL: tuple[Callable[[Planter, str], str], ...] = (
-    lambda p, v: v.replace("@", ""),
-    lambda p, v: v.replace("@", "@@"),
-    lambda p, v: v.replace("@", " at "),
-    lambda p, v: v.replace("@", "#"),
+    lambda _p, v: v.replace("@", ""),
+    lambda _p, v: v.replace("@", "@@"),
+    lambda _p, v: v.replace("@", " at "),
+    lambda _p, v: v.replace("@", "#"),
     lambda p, v: _middle(p, v.split("@")[0], " ") + "@" + v.split("@")[1],
-    lambda p, v: v.replace(".", ",") if "." in v.split("@")[1] else v + ",",
-    lambda p, v: v.split("@")[0] + "@",
-    lambda p, v: v.split("@")[0] + "@" + v.split("@")[1].replace(".", ""),
-    lambda p, v: v + ".",
-    lambda p, v: v.replace("@", ".@"),
-    lambda p, v: f"{v}; {v}",
-    lambda p, v: p.random.choice(("none", "n/a", "no email", "unbekannt")),
+    lambda _p, v: v.replace(".", ",") if "." in v.split("@")[1] else v + ",",
+    lambda _p, v: v.split("@")[0] + "@",
+    lambda _p, v: v.split("@")[0] + "@" + v.split("@")[1].replace(".", ""),
+    lambda _p, v: v + ".",
+    lambda _p, v: v.replace("@", ".@"),
+    lambda _p, v: f"{v}; {v}",
+    lambda p, _v: p.random.choice(("none", "n/a", "no email", "unbekannt")),
 )
 _MALFORMED_PHONE: tuple[Callable[[Planter, str], str], ...] = (
     _fewer_digits,
     lambda p, v: _middle(p, v, p.random.choice("oOlIxq")),
     lambda p, v: v + "".join(p.random.choices(string.digits, k=6)),
-    lambda p, v: p.random.choice(("0000000000", "1111111111", "123456789", "call reception", "n/a", "tbc")),
-    lambda p, v: "maria@phone.example",
+    lambda p, _v: p.random.choice(("0000000000", "1111111111", "123456789", "call reception", "n/a", "tbc")),
+    lambda _p, _v: "maria@phone.example",
 )
 _MALFORMED_SITE: tuple[Callable[[Planter, str], str], ...] = (
-    lambda p, v: "htp:/" + re.sub(r"^\w+://", "", v),
-    lambda p, v: re.sub(r"^\w+://(www\.)?", "", v).replace(".", ","),
-    lambda p, v: re.sub(r"^\w+://(www\.)?", "", v).replace(".", " ", 1),
-    lambda p, v: "www." + re.sub(r"[.].*", "", re.sub(r"^\w+://(www\.)?", "", v)).strip("/") + ".",
-    lambda p, v: "http//" + re.sub(r"^\w+://", "", v),
-    lambda p, v: "none",
-    lambda p, v: "see linkedin",
+    lambda _p, v: "htp:/" + re.sub(r"^\w+://", "", v),
+    lambda _p, v: re.sub(r"^\w+://(www\.)?", "", v).replace(".", ","),
+    lambda _p, v: re.sub(r"^\w+://(www\.)?", "", v).replace(".", " ", 1),
+    lambda _p, v: "www." + re.sub(r"[.].*", "", re.sub(r"^\w+://(www\.)?", "", v)).strip("/") + ".",
+    lambda _p, v: "http//" + re.sub(r"^\w+://", "", v),
+    lambda _p, _v: "none",
+    lambda _p, _v: "see linkedin",
 )
 _MALFORMED_DATE: tuple[Callable[[Planter, str], str], ...] = (
-    lambda p, v: f"{v[8:10]}.{v[5:7]}.{v[:4]}",
-    lambda p, v: f"{v[:4]}-13-{v[8:10]}",
-    lambda p, v: f"{v[:4]}-02-31",
-    lambda p, v: p.random.choice(("next week", "Q4", "soon", "0000-00-00", "tbd")),
-    lambda p, v: f"2{v}",
+    lambda _p, v: f"{v[8:10]}.{v[5:7]}.{v[:4]}",
+    lambda _p, v: f"{v[:4]}-13-{v[8:10]}",
+    lambda _p, v: f"{v[:4]}-02-31",
+    lambda p, _v: p.random.choice(("next week", "Q4", "soon", "0000-00-00", "tbd")),
+    lambda _p, v: f"2{v}",
 )
 _MALFORMED_NUMBER: tuple[Callable[[Planter, str], str], ...] = (
-    lambda p, v: f"{float(v.split('-')[0]):,.2f} EUR",
-    lambda p, v: f"€{v}",
-    lambda p, v: "-" + v.split("-")[0],
-    lambda p, v: p.random.choice(("approx. 20k", "lots", "tbd", "n/a", "12o00")),
+    lambda _p, v: f"{float(v.split('-')[0]):,.2f} EUR",
+    lambda _p, v: f"€{v}",
+    lambda _p, v: "-" + v.split("-")[0],
+    lambda p, _v: p.random.choice(("approx. 20k", "lots", "tbd", "n/a", "12o00")),
 )
 _MALFORMED_NAME: tuple[Callable[[Planter, str], str], ...] = (
     _noise,
     lambda p, v: v + str(p.random.randrange(1, 99)),
     lambda p, v: _middle(p, v, p.random.choice("0135")),
-    lambda p, v: f"{v.split()[0]}@acme.com",
+    lambda _p, v: f"{v.split()[0]}@acme.com",
     lambda p, v: v + p.random.choice((" #2", " ***", "_old")),
 )
 
 
-def _postal(planter: Planter, value: str, record: RecordSnapshot) -> dict[str, str]:
+def _postal(planter: Planter, value: str, _record: RecordSnapshot) -> dict[str, str]:
     ways = (value[:-2] if len(value) < 8 else value[:3], value + "77", _middle(planter, value, "#"), "n/a", "?????")
     return {"postal_code": planter.random.choice(ways)}
 
@@ -188,10 +204,28 @@ def _mail_slip(planter: Planter, value: str, record: RecordSnapshot) -> dict[str
         return {"email": f"{local}@{planter.slip(name)}.{tld}"} if len(name) > 4 else None
     if not private and host in site and len(name) > 5 and planter.random.random() < 0.7:
         return {"email": f"{local}@{planter.slip(name)}.{tld}"}
-    return {"email": f"{local}@{name}.{planter.random.choice(('con', 'cmo', 'ocm', 'comm', 'vom'))}"} if tld == "com" else None
+    return (
+        {"email": f"{local}@{name}.{planter.random.choice(('con', 'cmo', 'ocm', 'comm', 'vom'))}"}
+        if tld == "com"
+        else None
+    )
 
 
-_PROVIDERS = frozenset("gmail.com outlook.com yahoo.com gmx.de hotmail.co.uk icloud.com web.de orange.fr proton.me mail.com bluewin.ch".split())
+_PROVIDERS = frozenset(
+    [
+        "gmail.com",
+        "outlook.com",
+        "yahoo.com",
+        "gmx.de",
+        "hotmail.co.uk",
+        "icloud.com",
+        "web.de",
+        "orange.fr",
+        "proton.me",
+        "mail.com",
+        "bluewin.ch",
+    ]
+)
 
 
 def _place_slip(concept: str, least: int) -> Damage:
@@ -229,30 +263,60 @@ def _closes_before(planter: Planter, _value: str, record: RecordSnapshot) -> dic
 def _other_site(planter: Planter, value: str, record: RecordSnapshot) -> dict[str, str] | None:
     if not (record.value("website") or record.value("domain")) or value.partition("@")[2] in _PROVIDERS:
         return None
-    return {"email": value.partition("@")[0] + "@" + planter.random.choice(("zentrale-brandt.de", "hollowaypartners.com", "ostrava-steel.cz", "umbrella.io"))}
+    return {
+        "email": value.partition("@")[0]
+        + "@"
+        + planter.random.choice(("zentrale-brandt.de", "hollowaypartners.com", "ostrava-steel.cz", "umbrella.io"))
+    }
 
 
-def _foreign_phone(planter: Planter, value: str, record: RecordSnapshot) -> dict[str, str] | None:
+def _foreign_phone(planter: Planter, _value: str, record: RecordSnapshot) -> dict[str, str] | None:
     home = (record.value("country") or "").casefold()
-    far = [("+49 30 2345", "germany deutschland"), ("+33 1 4268", "france"), ("+81 3 3211 0", "japan"), ("+44 20 7946 0", "united kingdom uk england")]
+    far = [
+        ("+49 30 2345", "germany deutschland"),
+        ("+33 1 4268", "france"),
+        ("+81 3 3211 0", "japan"),
+        ("+44 20 7946 0", "united kingdom uk england"),
+    ]
     numbers = [number for number, names in far if home not in names]
     number = planter.random.choice(numbers)
-    return {"phone": number + "".join(planter.random.choices(string.digits, k=3 if number.startswith("+44") or number.startswith("+81") else 4))}
+    return {
+        "phone": number
+        + "".join(planter.random.choices(string.digits, k=3 if number.startswith(("+44", "+81")) else 4))
+    }
 
 
 def _foreign_state(planter: Planter, _value: str, record: RecordSnapshot) -> dict[str, str]:
     home = (record.value("country") or "").casefold()
     states = [("Texas", "us"), ("Bavaria", "de"), ("Ontario", "ca"), ("Queensland", "au"), ("Florida", "us")]
-    code = "us" if home in {"united states", "usa", "us", "united states of america"} else "de" if home in {"germany", "deutschland"} else "ca" if home == "canada" else "au" if home == "australia" else ""
+    code = (
+        "us"
+        if home in {"united states", "usa", "us", "united states of america"}
+        else "de"
+        if home in {"germany", "deutschland"}
+        else "ca"
+        if home == "canada"
+        else "au"
+        if home == "australia"
+        else ""
+    )
     return {"state": planter.random.choice([state for state, of in states if of != code])}
 
 
 def _no_deals(_p: Planter, _v: str, record: RecordSnapshot) -> dict[str, str] | None:
-    return {"lifecycle_stage": "customer", "number_of_deals": "0"} if record.crm == "hubspot" and record.value("number_of_deals") else None
+    return (
+        {"lifecycle_stage": "customer", "number_of_deals": "0"}
+        if record.crm == "hubspot" and record.value("number_of_deals")
+        else None
+    )
 
 
 def _unqualified(_p: Planter, _v: str, record: RecordSnapshot) -> dict[str, str] | None:
-    return {"lead_status": "UNQUALIFIED"} if record.value("lifecycle_stage") in {"customer", "opportunity", "salesqualifiedlead"} else None
+    return (
+        {"lead_status": "UNQUALIFIED"}
+        if record.value("lifecycle_stage") in {"customer", "opportunity", "salesqualifiedlead"}
+        else None
+    )
 
 
 def _converted(_p: Planter, _v: str, record: RecordSnapshot) -> dict[str, str] | None:
@@ -270,17 +334,31 @@ def _quiet(concept: str) -> Damage:
     def damage(planter: Planter, value: str, record: RecordSnapshot) -> dict[str, str] | None:
         if record.object == "deal" and _over(record):
             return None
-        if record.object == "contact" and record.value("lifecycle_stage") not in {"lead", "marketingqualifiedlead", "salesqualifiedlead", "opportunity"}:
+        if record.object == "contact" and record.value("lifecycle_stage") not in {
+            "lead",
+            "marketingqualifiedlead",
+            "salesqualifiedlead",
+            "opportunity",
+        }:
             return None
         if record.object == "company":
-            return {concept: (TODAY - timedelta(days=planter.random.randrange(400, 1500))).isoformat(), "created_at": "2019-05-02T08:00:00.000Z"}
+            return {
+                concept: (TODAY - timedelta(days=planter.random.randrange(400, 1500))).isoformat(),
+                "created_at": "2019-05-02T08:00:00.000Z",
+            }
         both = record.value("last_contacted_at") and record.value("last_activity_at")
         if concept == "last_activity_at" and both:
             return None
-        when = (TODAY - timedelta(days=planter.random.randrange(150, 700))).isoformat() + (value[10:] if len(value) > 10 else "")
+        when = (TODAY - timedelta(days=planter.random.randrange(150, 700))).isoformat() + (
+            value[10:] if len(value) > 10 else ""
+        )
         # The CRM moves both together; the later one is what shows that nobody was in touch.
         later = (TODAY - timedelta(days=planter.random.randrange(710, 900))).isoformat()
-        return {concept: when, **({"last_activity_at": later} if both else {}), "created_at": "2023-05-02T08:00:00.000Z"}
+        return {
+            concept: when,
+            **({"last_activity_at": later} if both else {}),
+            "created_at": "2023-05-02T08:00:00.000Z",
+        }
 
     return damage
 
@@ -295,7 +373,20 @@ def _still_new(planter: Planter, _value: str, record: RecordSnapshot) -> dict[st
 WAYS: dict[Kind, tuple[tuple[str, Damage], ...]] = {
     "missing": tuple(
         (concept, _emptied(concept))
-        for concept in ("email", "last_name", "phone", "job_title", "company_name", "country", "deal_name", "amount", "close_date", "deal_stage", "domain", "industry")
+        for concept in (
+            "email",
+            "last_name",
+            "phone",
+            "job_title",
+            "company_name",
+            "country",
+            "deal_name",
+            "amount",
+            "close_date",
+            "deal_stage",
+            "domain",
+            "industry",
+        )
     ),
     "malformed": (
         ("email", _one("email", *_MALFORMED_EMAIL)),

@@ -14,15 +14,23 @@ from infra.settings import Settings
 def main() -> None:
     settings = Settings()
     same = duplicates.measure()
-    print("Duplicates: splink_fake_1000, pairs of one cluster, on the half of the clusters that no weight was fitted on")
+    print(
+        "Duplicates: splink_fake_1000, pairs of one cluster, on the half of the clusters that no weight was fitted on"
+    )
     print(f"  {same['pairs']} true pairs, {same['compared']} pairs compared of all that share a block")
-    print(f"  precision {same['precision']}  recall {same['recall']}  F1 {same['f1']};  {same['too_bare']} pairs hold a row too bare to be recognised")
+    print(
+        f"  precision {same['precision']}  recall {same['recall']}  F1 {same['f1']};  {same['too_bare']} pairs hold a row too bare to be recognised"
+    )
     wrong = defects.measure()
-    print(f"Defects: {wrong['records']} made records of both CRMs, {wrong['planted']} with one planted defect; told {wrong['told']}")
+    print(
+        f"Defects: {wrong['records']} made records of both CRMs, {wrong['planted']} with one planted defect; told {wrong['told']}"
+    )
     for kind, row in wrong["kinds"].items():
         print(f"  {kind:14} planted {row['planted']:4}  precision {row['precision']}  recall {row['recall']}")
     asked = claims.measure(settings)
-    print(f"Claims of provider {asked['provider']}: {asked['claims']} made, {asked['claims_kept']:.1%} borne out by the record, {asked['unusable_answers']} answers of no use")
+    print(
+        f"Claims of provider {asked['provider']}: {asked['claims']} made, {asked['claims_kept']:.1%} borne out by the record, {asked['unusable_answers']} answers of no use"
+    )
     print(
         json.dumps(
             {

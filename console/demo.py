@@ -26,8 +26,9 @@ from rich.console import Console
 from rich.live import Live
 
 from console import dead_letters
-from console.demo_report import Report, from_journal
+from console.demo_report import Report, judge
 from console.demo_view import Progress, render, summary
+from console.reading import read
 from console.roles import running
 from console.runtime import ConsoleError, development_master_key, err, read_settings
 from console.sandbox import SandboxProcess
@@ -37,11 +38,13 @@ from infra.accounts import Account, Registry
 from infra.crm.vendors import connect
 from infra.database.engine import build_engine
 from infra.database.tables import insights
+from infra.kafka.codec import Codec, Received
 from infra.keyring import Keyring
 from infra.local.engine import StackError
 from infra.local.sandbox.journal import Journal
 from infra.settings import ROLES, Settings
 from infra.telemetry import configure
+from schemas.topics import RECORDS
 
 SETTLE_SECONDS = 60.0
 QUIET_SECONDS = 1.5
@@ -317,6 +320,11 @@ class _Demo:
     async def _report(self, world: World) -> Report:
         laid_aside = await dead_letters.of_tenant(self._settings, self._keyring, world.tenant)
         excused = {(d.account, d.object, d.record_id) for d in laid_aside if d.account and d.object and d.record_id}
+        snapshots = [
+            message.payload
+            async for message in read(self._settings, Codec(self._keyring, "hookline/console"), RECORDS)
+            if isinstance(message, Received) and message.payload.tenant == world.tenant
+        ]
         report = Report(
             changes=self._progress.changes,
             records=self._progress.records,
@@ -333,7 +341,7 @@ class _Demo:
             )
             report.by_analysis = {str(name): int(count) for name, count in rows}
         report.postgres_rows = sum(report.by_analysis.values())
-        return await asyncio.to_thread(from_journal, report, Journal(self._sandbox.data), excused)
+        return await asyncio.to_thread(judge, report, Journal(self._sandbox.data), excused, snapshots)
 
     async def _page_to_look_at(self, world: World) -> str:
         """The best-scored deal's page: live while the sandbox is up, and saved for afterwards."""

@@ -1,6 +1,7 @@
 """What a demo comes down to: numbers from the sandbox's journal, held against what the pipeline left behind.
 
-Law: latency, losses and echoes are judged by the journal alone; the pipeline's counters only say how much work was done.
+Law: latency and losses are judged by the journal alone, echoes by the journal and what lies on `crm.records`; the
+pipeline's counters only say how much work was done.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from infra.local.sandbox.journal import InsightWrite, Journal, Save
-from infra.local.sandbox.reconciliation import Outcome, counts
+from infra.local.sandbox.journal import Journal, Save
+from infra.local.sandbox.reconciliation import Outcome
+from schemas.record import RecordSnapshot
 
 RecordKey = tuple[str, str, str]
 """Account, object, id."""
@@ -52,8 +54,17 @@ class Report:
         return values
 
 
-def from_journal(report: Report, journal: Journal, excused: Collection[RecordKey]) -> Report:
-    """Fill in what only the journal may say; `excused`: records with a named dead letter."""
+def judge(
+    report: Report, journal: Journal, excused: Collection[RecordKey], snapshots: Iterable[RecordSnapshot] = ()
+) -> Report:
+    """Fill in what only the journal may say.
+
+    Args:
+        report: filled in and returned.
+        journal: the sandbox's.
+        excused: records with a named dead letter.
+        snapshots: what was published, per record in order.
+    """
     result = journal.reconcile()
     report.saves = result.saves
     report.unsettled = tuple(o for o in result.unsettled if (o.account, o.object, o.id) not in excused)
@@ -63,36 +74,36 @@ def from_journal(report: Report, journal: Journal, excused: Collection[RecordKey
     report.p50_ms, report.p95_ms = result.p50_ms, result.p95_ms
     report.crm_writes = result.insight_writes
     report.deliveries = sum(line["accepted"] for line in journal.deliveries())
-    report.echo_rounds = echo_rounds(journal.saves(), journal.insight_writes())
+    report.echo_rounds = echo_rounds(journal.saves(), snapshots)
     return report
 
 
-def echo_rounds(saves: Iterable[Save], writes: Iterable[InsightWrite]) -> int:
-    """Insights of ours that nothing but our own write-back can have caused.
+def echo_rounds(saves: Iterable[Save], snapshots: Iterable[RecordSnapshot]) -> int:
+    """Rounds that nothing but our own write-back can have caused.
 
-    An insight says as of when the record was read. One that moved on although nobody but us had saved the record in
-    between was caused by an echo.
+    A round begins with a snapshot, in the order of its topic. One that says about the record, its notes and its
+    relations what the one before said is an echo's, unless somebody else saved the record in between (and set a value
+    back, say). Compared is what was published, not what the hydrator says of it.
     """
     foreign: dict[RecordKey, list[int]] = {}
     for save in saves:
-        if save.by != "hookline" and (counts(save) or save.cause in {"delete", "restore", "merge", "erase"}):
+        if save.by != "hookline":
             foreign.setdefault((save.account, save.object, save.id), []).append(save.modified_at)
     rounds = 0
-    last: dict[RecordKey, int] = {}
-    for write in writes:
-        key = (write.account, write.object, write.id)
-        as_of = _as_of(write)
-        if as_of is None:
-            continue
+    last: dict[RecordKey, RecordSnapshot] = {}
+    for snapshot in snapshots:
+        key = (snapshot.account, snapshot.object, snapshot.id)
         before = last.get(key)
-        if before is not None and as_of > before and not any(before < at <= as_of for at in foreign.get(key, ())):
-            rounds += 1
-        last[key] = max(as_of, before or 0)
+        if before is not None and _content(before) == _content(snapshot):
+            since, until = _millis(before.modified_at), _millis(snapshot.modified_at)
+            rounds += not any(since < at <= until for at in foreign.get(key, ()))
+        last[key] = snapshot
     return rounds
 
 
-def _as_of(write: InsightWrite) -> int | None:
-    for name, value in write.values.items():
-        if name.lower() in {"hookline_as_of", "hookline_as_of__c"} and value:
-            return round(datetime.fromisoformat(str(value).replace("Z", "+00:00")).timestamp() * 1000)
-    return None
+def _content(snapshot: RecordSnapshot) -> tuple[object, ...]:
+    return snapshot.fields, snapshot.notes, snapshot.related, snapshot.deleted
+
+
+def _millis(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)

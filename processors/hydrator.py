@@ -355,13 +355,14 @@ class Hydrator:
         self, trigger: Trigger, alive: Standing, read: Read, account: Account, client: CrmClient
     ) -> bool:
         """Whether somebody else's edit left everything as it was: a value set and set back. It is news all the same, because
-        people see on the record how new its insights are.
+        people see on the record how new its insights are. An edit from before the last read was in it: that the record was
+        modified since is our own write.
         """
         if read.modified_at <= alive.modified_at or trigger.occurred_at <= alive.modified_at:
             return False
         ours = await self._our_user(account, client) if trigger.authors else None
         news_at = trigger.news_at(client.own_prefix, ours)
-        return news_at is not None and news_at > alive.modified_at
+        return news_at is not None and news_at > max(alive.modified_at, alive.read_at)
 
     async def _editor(self, trigger: Trigger, read: Read, account: Account, client: CrmClient) -> str | None:
         """Who made the last foreign edit, as far as anybody says."""

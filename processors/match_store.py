@@ -132,7 +132,10 @@ class MatchStore:
             async with self._engine.begin() as connection:
                 await connection.execute(
                     _REMOVE,
-                    {name: [ref[i] for ref in ordered] for i, name in enumerate(("tenant", "account", "object", "record_id"))},
+                    {
+                        name: [ref[i] for ref in ordered]
+                        for i, name in enumerate(("tenant", "account", "object", "record_id"))
+                    },
                 )
 
     async def candidates(self, snapshots: Sequence[RecordSnapshot]) -> dict[RecordRef, tuple[Match, ...]]:

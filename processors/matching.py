@@ -32,7 +32,8 @@ EVIDENCE = re.compile(r"(?:same|similar|swapped|close) [a-z -]{3,24}(?: \(0\.\d{
 """What a line of evidence looks like; nothing else is ever shown."""
 
 _COMPANY_FORM = re.compile(
-    r"\b(?:gmbh(?: & co\.? kg)?|ag|kg|ohg|se|ug|inc|incorporated|llc|ltd|limited|plc|corp|corporation|co|company|sa|s\.a|sarl|sas|bv|b\.v|nv|oy|ab|as|a/s|srl|spa|pty|group|holding)\b\.?", re.IGNORECASE
+    r"\b(?:gmbh(?: & co\.? kg)?|ag|kg|ohg|se|ug|inc|incorporated|llc|ltd|limited|plc|corp|corporation|co|company|sa|s\.a|sarl|sas|bv|b\.v|nv|oy|ab|as|a/s|srl|spa|pty|group|holding)\b\.?",
+    re.IGNORECASE,
 )
 
 
@@ -60,6 +61,7 @@ class Features:
     domain: str = ""
 
     def as_json(self) -> dict[str, str]:
+        """What is known, for sealing."""
         return {name: value for name, value in asdict(self).items() if value}
 
     @classmethod
@@ -69,7 +71,9 @@ class Features:
 
 
 def _plain(text: str | None) -> str:
-    decomposed = unicodedata.normalize("NFKD", folded(text or "").casefold().replace("ß", "ss").replace("ø", "o").replace("ł", "l"))
+    decomposed = unicodedata.normalize(
+        "NFKD", folded(text or "").casefold().replace("ß", "ss").replace("ø", "o").replace("ł", "l")
+    )
     kept = "".join(c for c in decomposed if not unicodedata.combining(c))
     return " ".join(re.sub(r"[^\w.@+-]+", " ", kept).split())
 
@@ -106,7 +110,13 @@ def features(snapshot: RecordSnapshot) -> Features | None:
         company=_company(snapshot.value("company_name")),
         domain=_host(snapshot.value("domain") or snapshot.value("website")),
     )
-    telling = (found.company or found.domain) if snapshot.object == "company" else (found.email or found.phone or (found.first and found.last) or (found.born and (found.first or found.last)))
+    telling = (
+        (found.company or found.domain)
+        if snapshot.object == "company"
+        else (
+            found.email or found.phone or (found.first and found.last) or (found.born and (found.first or found.last))
+        )
+    )
     return found if telling else None
 
 
@@ -114,7 +124,11 @@ def blocking_keys(found: Features) -> tuple[str, ...]:
     """Keys of which duplicates share at least one; each tells enough that few strangers share it."""
     keys = {f"domain:{found.domain}" if found.domain else "", f"phone:{found.phone}" if found.phone else ""}
     if found.object == "company":
-        keys |= {f"company:{''.join(sorted(found.company.split()))}", f"company4:{found.company[:5]}|{found.city[:3]}"} if found.company else set()
+        keys |= (
+            {f"company:{''.join(sorted(found.company.split()))}", f"company4:{found.company[:5]}|{found.city[:3]}"}
+            if found.company
+            else set()
+        )
         return _keyed(found, keys)
     names = [name for name in (found.first, found.last) if name]
     if found.email:
@@ -208,13 +222,23 @@ def _names(a: Features, b: Features) -> tuple[str, Level, str] | None:
         best, how = (straight, "") if sum(straight) >= sum(swapped) else (swapped, "swapped")
         low = min(best)
         level = _level(low) if low >= 0.75 else ("near" if max(best) >= 0.95 else "other")
-        said = "swapped names" if how else "same name" if low >= 0.999 else f"similar name ({min(0.99, sum(best) / 2):.2f})"
+        said = (
+            "swapped names"
+            if how
+            else "same name"
+            if low >= 0.999
+            else f"similar name ({min(0.99, sum(best) / 2):.2f})"
+        )
         return "names", level, said
     pairs = [(x, y) for x in (a.first, a.last) for y in (b.first, b.last) if x and y]
     if not pairs:
         return None
     likeness = max(_name_likeness(x, y) for x, y in pairs)
-    return "one_name", _level(likeness), "same part of the name" if likeness >= 0.999 else f"similar part of the name ({min(0.99, likeness):.2f})"
+    return (
+        "one_name",
+        _level(likeness),
+        "same part of the name" if likeness >= 0.999 else f"similar part of the name ({min(0.99, likeness):.2f})",
+    )
 
 
 def _born(a: str, b: str) -> tuple[str, Level, str] | None:
@@ -246,9 +270,20 @@ def _email(a: str, b: str) -> tuple[str, Level, str] | None:
     likeness = max(ratio(a, b) / 100, 0.96 if _same_letters(a, b) else 0.92 if _lost(a, b) <= 2 and len(a) > 8 else 0.0)
     (local_a, _, host_a), (local_b, _, host_b) = a.partition("@"), b.partition("@")
     if local_a == local_b and len(local_a) >= 4 and host_a and host_b:
-        return "email", "close" if likeness >= 0.9 else "alike", "similar e-mail address" + (f" ({min(0.99, likeness):.2f})" if likeness < 1 else "")
-    level: Level = "close" if likeness >= 0.9 else "alike" if likeness >= 0.8 else "near" if likeness >= 0.7 else "other"
-    if host_a == host_b and level in {"close", "alike"} and local_a[:1] != local_b[:1] and not _same_letters(local_a, local_b):
+        return (
+            "email",
+            "close" if likeness >= 0.9 else "alike",
+            "similar e-mail address" + (f" ({min(0.99, likeness):.2f})" if likeness < 1 else ""),
+        )
+    level: Level = (
+        "close" if likeness >= 0.9 else "alike" if likeness >= 0.8 else "near" if likeness >= 0.7 else "other"
+    )
+    if (
+        host_a == host_b
+        and level in {"close", "alike"}
+        and local_a[:1] != local_b[:1]
+        and not _same_letters(local_a, local_b)
+    ):
         level = "near"
     return "email", level, f"similar e-mail address ({min(0.99, likeness):.2f})"
 
@@ -266,7 +301,11 @@ def _companies(a: Features, b: Features) -> tuple[str, Level, str] | None:
         return None
     likeness = max(ratio(a.company, b.company), 0.95 * token_set_ratio(a.company, b.company)) / 100
     field = "company_name" if a.object == "company" else "company"
-    return field, _level(likeness), "same company name" if a.company == b.company else f"similar company name ({min(0.99, likeness):.2f})"
+    return (
+        field,
+        _level(likeness),
+        "same company name" if a.company == b.company else f"similar company name ({min(0.99, likeness):.2f})",
+    )
 
 
 def _domains(a: str, b: str) -> tuple[str, Level, str] | None:
@@ -274,7 +313,11 @@ def _domains(a: str, b: str) -> tuple[str, Level, str] | None:
         return None
     if a == b:
         return "domain", "exact", "same website"
-    return "domain", "close" if a.split(".")[0] == b.split(".")[0] or OSA.distance(a, b) <= 1 else "other", "similar website"
+    return (
+        "domain",
+        "close" if a.split(".", maxsplit=1)[0] == b.split(".", maxsplit=1)[0] or OSA.distance(a, b) <= 1 else "other",
+        "similar website",
+    )
 
 
 def levels(a: Features, b: Features) -> list[tuple[str, Level, str]]:
@@ -299,6 +342,8 @@ def compare(a: Features, b: Features) -> tuple[float, tuple[str, ...]]:
         return 0.0, ()
     found = levels(a, b)
     bits = PRIOR + sum(WEIGHTS[field][level] for field, level, _ in found)
-    telling = sorted(((WEIGHTS[field][level], said) for field, level, said in found if WEIGHTS[field][level] > 0), reverse=True)
+    telling = sorted(
+        ((WEIGHTS[field][level], said) for field, level, said in found if WEIGHTS[field][level] > 0), reverse=True
+    )
     probability = 1 / (1 + math.exp2(-max(-60.0, min(60.0, bits))))
     return probability, tuple(said for _, said in telling)

@@ -49,8 +49,8 @@ class Trigger:
     """Property → when it last changed, where the CRM says so."""
     authors: dict[str | None, datetime] = field(default_factory=dict)
     """Who touched it without the CRM saying what changed → when last."""
-    related_at: datetime | None = None
-    """The latest change that is no edit of a field: a note, an association, a merge, a creation."""
+    reshaped_at: datetime | None = None
+    """The latest merge, creation or restoration."""
     received: list[Received[Change]] = field(default_factory=list)
     _edited_at: datetime | None = None
 
@@ -87,7 +87,8 @@ class Trigger:
         elif change.kind == "deleted":
             self.deleted_at = _later(self.deleted_at, at)
         elif change.kind != "updated":
-            self.related_at = _later(self.related_at, at)
+            if change.kind != "associated":
+                self.reshaped_at = _later(self.reshaped_at, at)
             if change.kind in {"created", "restored"}:
                 self.created_at = _later(self.created_at, at)
         elif not change.properties:
@@ -98,11 +99,12 @@ class Trigger:
     def news_at(self, own_prefix: str, ours: str | None) -> datetime | None:
         """When somebody other than us last changed something that counts; None when nothing says so.
 
-        `ours` is the user that our own writes appear under. An edit whose author is unknown proves nothing.
+        `ours` is the user that our own writes appear under. An edit whose author is unknown proves nothing. A note or an
+        association is news by what it brings: where it changed nothing that is read, it is none.
         """
-        found = self.related_at
+        found = self.reshaped_at
         for name, at in self.named.items():
-            if name == NOTES or is_foreign(name, own_prefix):
+            if name != NOTES and is_foreign(name, own_prefix):
                 found = _later(found, at)
         for author, at in self.authors.items():
             if author is not None and ours is not None and author != ours:

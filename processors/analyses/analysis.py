@@ -6,7 +6,7 @@ Law: an analysis performs no I/O of its own; it reaches a model only through `Co
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Protocol, TypeVar
 
@@ -51,7 +51,7 @@ class Finding:
     payload: LeadIntel | Requirements | DataQuality
     model: str
     prompt_version: str = ""
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     dropped_claims: int = 0
     """Claims that the analysis itself left out; grounding adds its own."""
     confidence: float = 1.0

@@ -55,6 +55,7 @@ class Fact:
     since: datetime
 
     def as_json(self) -> dict[str, str]:
+        """As a model is shown it; `since` by the day, so that a clock's tick asks no new question."""
         return {
             "concept": self.concept,
             "field": self.field,
@@ -93,7 +94,9 @@ def number(text: str | None) -> float | None:
         mark = "," if "," in raw else "."
         head, _, tail = raw.rpartition(mark)
         # Three digits after a single mark are thousands to a person (`15.000 EUR`), unless nothing but zero stands before it.
-        thousands = raw.count(mark) > 1 or (len(tail) == 3 and head.lstrip("-") not in {"", "0"} and len(head.lstrip("-")) <= 3)
+        thousands = raw.count(mark) > 1 or (
+            len(tail) == 3 and head.lstrip("-") not in {"", "0"} and len(head.lstrip("-")) <= 3
+        )
         raw = raw.replace(mark, "") if thousands else f"{head.replace(mark, '')}.{tail}"
     try:
         return float(raw)

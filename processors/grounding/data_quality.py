@@ -41,7 +41,9 @@ def ground_data_quality(payload: DataQuality, snapshot: RecordSnapshot) -> tuple
         else:
             dropped.append("duplicate: without evidence of a kind that is known")
     found = tuple(duplicates)
-    return DataQuality(health=health_of(defects, found), defects=defects, duplicates=found, summary=summary_of(defects, found)), dropped
+    return DataQuality(
+        health=health_of(defects, found), defects=defects, duplicates=found, summary=summary_of(defects, found)
+    ), dropped
 
 
 def _defect(defect: Defect, evidence: Evidence, dropped: list[str]) -> Defect | None:
@@ -51,7 +53,11 @@ def _defect(defect: Defect, evidence: Evidence, dropped: list[str]) -> Defect | 
     if not known or (defect.kind == "missing") != (actual is None or not actual.strip()):
         dropped.append("defect: the field is not as claimed")
         return None
-    if defect.value is not None and actual is not None and not (same_value(defect.value, actual) or actual.strip().startswith(defect.value)):
+    if (
+        defect.value is not None
+        and actual is not None
+        and not (same_value(defect.value, actual) or actual.strip().startswith(defect.value))
+    ):
         dropped.append("defect: cites a value that the record does not have")
         return None
     label = label_of(evidence.concept_of.get(defect.field, defect.field))
@@ -73,4 +79,8 @@ def _reading(proposed: str, actual: str) -> bool:
     if re.fullmatch(r"\d{1,3}(?:\.\d+)?", proposed):
         return True
     digits = sorted(re.sub(r"\D", "", actual).lstrip("0")) == sorted(re.sub(r"\D", "", proposed).lstrip("0"))
-    return ratio(proposed.casefold(), actual.casefold()) >= 60 or (bool(re.sub(r"\D", "", proposed)) and digits) or proposed.casefold() in actual.casefold()
+    return (
+        ratio(proposed.casefold(), actual.casefold()) >= 60
+        or (bool(re.sub(r"\D", "", proposed)) and digits)
+        or proposed.casefold() in actual.casefold()
+    )

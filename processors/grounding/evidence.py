@@ -21,7 +21,16 @@ _DIGITS = re.compile(r"\d[\d.,'’ \u00a0\u202f]*")
 
 def normal(text: str) -> str:
     """White space, case, quotes and dashes made alike: what two copies of one value may differ in."""
-    plain = folded(text).casefold().replace("’", "'").replace("‘", "'").replace("“", '"').replace("”", '"').replace("–", "-").replace("—", "-")
+    plain = (
+        folded(text)
+        .casefold()
+        .replace("’", "'")
+        .replace("‘", "'")
+        .replace("“", '"')
+        .replace("”", '"')
+        .replace("–", "-")
+        .replace("—", "-")
+    )
     return " ".join(plain.split())
 
 
@@ -37,7 +46,11 @@ def same_value(claimed: str, actual: str) -> bool:
 
 def _amount(text: str) -> float | None:
     """A value that is a number and nothing else but a currency."""
-    return number(text) if re.fullmatch(r"\s*[€$£]?\s*-?\d[\d.,' \u00a0\u202f]*\s*(?:[€$£%]|EUR|USD|GBP|CHF)?\s*", text) else None
+    return (
+        number(text)
+        if re.fullmatch(r"\s*[€$£]?\s*-?\d[\d.,' \u00a0\u202f]*\s*(?:[€$£%]|EUR|USD|GBP|CHF)?\s*", text)
+        else None
+    )
 
 
 def words(text: str) -> list[str]:
@@ -59,6 +72,7 @@ class Evidence:
 
     @cached_property
     def concept_of(self) -> dict[str, str]:
+        """Field → concept."""
         return {field: concept for concept, field in self.snapshot.concepts.items()}
 
     @cached_property
@@ -94,7 +108,11 @@ class Evidence:
     @cached_property
     def texts(self) -> dict[str, Text]:
         """Source → text, of those that talk to people."""
-        return {text.source: text for text in texts_of(self.snapshot) if not addresses_machine(f"{text.subject}\n{text.text}")}
+        return {
+            text.source: text
+            for text in texts_of(self.snapshot)
+            if not addresses_machine(f"{text.subject}\n{text.text}")
+        }
 
     @cached_property
     def tainted(self) -> bool:

@@ -31,7 +31,9 @@ SENTENCE_LENGTH = 220
 SUMMARY_LENGTH = 420
 
 
-def ground_lead_intel(payload: LeadIntel, snapshot: RecordSnapshot, previous: Insight | None) -> tuple[LeadIntel, list[str]]:
+def ground_lead_intel(
+    payload: LeadIntel, snapshot: RecordSnapshot, previous: Insight | None
+) -> tuple[LeadIntel, list[str]]:
     """The payload as far as the record bears it out, and what was dropped (never its text)."""
     evidence = Evidence(snapshot)
     view = View.of(questions(snapshot))
@@ -97,7 +99,11 @@ def _factors(payload: LeadIntel, evidence: Evidence) -> tuple[list[Factor], list
             neutral += view is None
             label = factor.label
             ours = view.label if view else label_of(concept)
-            if label not in {ours, label_of(concept)} and (evidence.tainted or refusal(label, evidence, length=LABEL_LENGTH) or label.rstrip().endswith((".", "!", "?"))):
+            if label not in {ours, label_of(concept)} and (
+                evidence.tainted
+                or refusal(label, evidence, length=LABEL_LENGTH)
+                or label.rstrip().endswith((".", "!", "?"))
+            ):
                 dropped.append("label of a factor")
                 label = ours
             kept.append(
@@ -117,9 +123,17 @@ def _action(action: NextAction, view: View, evidence: Evidence) -> tuple[NextAct
     ours = {advice.text, advice.why}
     reason = None
     if action.text not in ours:
-        reason = "it does not begin with a deed" if not begins_with_a_deed(action.text) else _refused(action.text, evidence, SENTENCE_LENGTH, own=advice.text)
+        reason = (
+            "it does not begin with a deed"
+            if not begins_with_a_deed(action.text)
+            else _refused(action.text, evidence, SENTENCE_LENGTH, own=advice.text)
+        )
     if reason:
         return NextAction(text=advice.text, why=advice.why, due=action.due), [f"next action: {reason}"]
-    if action.why and action.why not in ours and (reason := _refused(action.why, evidence, SENTENCE_LENGTH, own=advice.why)):
+    if (
+        action.why
+        and action.why not in ours
+        and (reason := _refused(action.why, evidence, SENTENCE_LENGTH, own=advice.why))
+    ):
         return NextAction(text=action.text, why="", due=action.due), [f"reason of the next action: {reason}"]
     return action, []

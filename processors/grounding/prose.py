@@ -14,7 +14,10 @@ from processors.analyses.facts import day
 from processors.analyses.suspicion import addresses_machine, folded
 from processors.grounding.evidence import Evidence, numbers, words
 
-_ADDRESS = re.compile(r"@|://|\bwww\b|\b(?:https?|hxxps?|mailto|tel|ftp)\b|\b[\w-]+\.[a-z]{2,24}\b(?!\s*[A-Z])|\[dot\]|\(dot\)|\bdot\s+(?:com|net|org|example|io)\b|\[at\]", re.IGNORECASE)
+_ADDRESS = re.compile(
+    r"@|://|\bwww\b|\b(?:https?|hxxps?|mailto|tel|ftp)\b|\b[\w-]+\.[a-z]{2,24}\b(?!\s*[A-Z])|\[dot\]|\(dot\)|\bdot\s+(?:com|net|org|example|io)\b|\[at\]",
+    re.IGNORECASE,
+)
 _SIGNS = re.compile(r"[^\w\s.,;:!?'’\"“”()%&/\-–—€$£+·…#→]")
 _FORBIDDEN = re.compile(
     r"\b(?:ignor\w*|disregard\w*|overrid\w*|instruct\w*|prompt\w*|jailbreak\w*|assistant|language model|chatbot|llm|gpt\w*|as an ai|ai model|"
@@ -31,42 +34,74 @@ _FORBIDDEN = re.compile(
 )
 _CLAIMS = re.compile(
     r"\b(?:signed|paid|approved|agreed|accepted|confirmed|guaranteed|promised|cancel\w*|terminat\w*|withdr\w+|bankrupt|insolvent|dead|deceased|furious|angry|hostile|vip|"
-    r"pric\w+|half|free|gratis|goods|deliver\w*|ship\w*|buys?|bought|supplier|rival|obsolete|exclusive|permanent\w*|immediate\w*|urgent\w*|asap)\b",
+    r"pric\w+|half|free|gratis|goods|deliver\w*|ship\w*|bought|supplier|rival|obsolete|exclusive|permanent\w*|immediate\w*|urgent\w*|asap)\b",
     re.IGNORECASE,
 )
 """States and deeds that only the record's own values may report."""
-_VERBS = frozenset(
-    """agree answer arrange ask book call check clarify close come confirm congratulate connect contact coordinate discuss draft email engage escalate establish explore find
-    finalise finalize fix follow get give go hand hold identify introduce invite involve keep leave let look make meet move negotiate nurture offer phone plan position prepare present
-    propose provide push qualify re-engage reach reconnect reconfirm re-qualify reply request research resolve respond review revisit schedule secure send set settle share
-    show speak start suggest talk thank try understand update use validate verify visit wait walk win work write""".split()
-)
+_VERBS_TEXT = """
+    agree answer arrange ask book call check clarify close come confirm congratulate connect contact coordinate
+    discuss draft email engage escalate establish explore find finalise finalize fix follow get give go hand
+    hold identify introduce invite involve keep leave let look make meet move negotiate nurture offer phone plan
+    position prepare present propose provide push qualify re-engage reach reconnect reconfirm re-qualify reply
+    request research resolve respond review revisit schedule secure send set settle share show speak start
+    suggest talk thank try understand update use validate verify visit wait walk win work write
+"""
+_VERBS = frozenset(_VERBS_TEXT.split())
 """What a sales representative does; a next action begins with one of these."""
-_STARTS = frozenset(
-    """a an the this that these those it its he she they their his her with without at in on for from by of to as and but or so if since after before while although because
-    there no not only one both now also still attempts attempt outreach purchasing engagement interest contacts previous prior several initial limited little more less most
-    overall however therefore thus hence then here who which what when where whether how why up down out over under between during within across likely unlikely clear unclear
-    role title seniority position timing need needs status source location industry size revenue owner team business details data record information communication momentum
-    conversation relationship activity progress risk strength strengths weakness concern concerns opportunity fit influence authority potential priority follow-up follow-ups
-    there's they're it's he's she's that's we you your our my all any some each every many few such other another same lost once however despite given overall currently recently strongest main key next last first close closes closing deal lead contact
-    company customer prospect opportunity decision senior high low strong weak good large small mid early late active open won lost new existing business contract proposal
-    budget timeline engagement recent latest likely promising known unknown missing stage amount probability expected value is are was were has have had no good reach""".split()
-)
-_PROPER = frozenset(
-    """i crm ceo cfo cto cio coo cmo cro cpo vp svp evp hr it pr qa erp sso b2b b2c saas api gdpr eu us uk usa emea apac dach q1 q2 q3 q4 roi poc rfp nda sla linkedin hubspot salesforce
-    monday tuesday wednesday thursday friday saturday sunday january february march april may june july august september october november december
-    english german french european american british""".split()
-)
-_STOP = frozenset("a an the and or of to in on at by for with is are was be as it this that we you they i from has have not our your their will would can".split())
+_STARTS_TEXT = """
+    a an the this that these those it its he she they their his her with without at in on for from by of to as
+    and but or so if since after before while although because there no not only one both now also still
+    attempts attempt outreach purchasing engagement interest contacts previous prior several initial limited
+    little more less most overall however therefore thus hence then here who which what when where whether how
+    why up down out over under between during within across likely unlikely clear unclear role title seniority
+    position timing need needs status source location industry size revenue owner team business details data
+    record information communication momentum conversation relationship activity progress risk strength
+    strengths weakness concern concerns opportunity fit influence authority potential priority follow-up
+    follow-ups there's they're it's he's she's that's all any some each every many few such other another same
+    lost once despite given currently recently strongest main key next last first close closes closing deal lead
+    contact company customer prospect decision senior high low strong weak good large small mid early late
+    active open won new existing contract proposal budget timeline recent latest promising known unknown missing
+    stage amount probability expected value is are was were has have had reach
+"""
+_STARTS = frozenset(_STARTS_TEXT.split())
+_PROPER_TEXT = """
+    i crm ceo cfo cto cio coo cmo cro cpo vp svp evp hr it pr qa erp sso b2b b2c saas api gdpr eu us uk usa emea
+    apac dach q1 q2 q3 q4 roi poc rfp nda sla linkedin hubspot salesforce monday tuesday wednesday thursday
+    friday saturday sunday january february march april may june july august september october november december
+    english german french european american british
+"""
+_PROPER = frozenset(_PROPER_TEXT.split())
+_STOP_TEXT = """
+    a an the and or of to in on at by for with is are was be as it this that we you they i from has have not our
+    your their will would can
+"""
+_STOP = frozenset(_STOP_TEXT.split())
 _MONTH = {
     name: i
     for i, names in enumerate(
-        ("jan january", "feb february", "mar march", "apr april", "may", "jun june", "jul july", "aug august", "sep sept september", "oct october", "nov november", "dec december"), 1
+        (
+            "jan january",
+            "feb february",
+            "mar march",
+            "apr april",
+            "may",
+            "jun june",
+            "jul july",
+            "aug august",
+            "sep sept september",
+            "oct october",
+            "nov november",
+            "dec december",
+        ),
+        1,
     )
     for name in names.split()
 }
 _ISO = re.compile(r"\b\d{4}-\d{2}-\d{2}\b")
-_DATE = re.compile(rf"\b(?:(\d{{1,2}})(?:st|nd|rd|th)?\.? (?:of )?({'|'.join(_MONTH)})\.?|({'|'.join(_MONTH)})\.? (\d{{1,2}})(?:st|nd|rd|th)?),? (\d{{4}})\b", re.IGNORECASE)
+_DATE = re.compile(
+    rf"\b(?:(\d{{1,2}})(?:st|nd|rd|th)?\.? (?:of )?({'|'.join(_MONTH)})\.?|({'|'.join(_MONTH)})\.? (\d{{1,2}})(?:st|nd|rd|th)?),? (\d{{4}})\b",
+    re.IGNORECASE,
+)
 _COPIED = 6
 """So many words in a row that stand in a note are copied, not said."""
 
@@ -106,7 +141,7 @@ def _dates_stand(text: str, dates: frozenset[date]) -> tuple[bool, str]:
     return True, _DATE.sub(" ", _ISO.sub(" ", text))
 
 
-def refusal(text: str, evidence: Evidence, *, sources: Sequence[str] = (), length: int = 400) -> str | None:
+def refusal(text: str, evidence: Evidence, *, sources: Sequence[str] = (), length: int = 400) -> str | None:  # noqa: C901, PLR0911 - a list of walls: one condition, one reason
     """Why a text may not reach the record; None when it may. `sources`: passages beside the record's values that it may draw on."""
     if not text.strip() or len(text) > length:
         return "empty or too long"
@@ -130,7 +165,9 @@ def refusal(text: str, evidence: Evidence, *, sources: Sequence[str] = (), lengt
     if addresses_machine(text):
         return "it talks to a machine"
     allowed = evidence.words | {word for source in sources for word in words(source)}
-    if any(found.group().casefold() not in allowed for found in _CLAIMS.finditer(rest)) and not text.rstrip().endswith("?"):
+    if any(found.group().casefold() not in allowed for found in _CLAIMS.finditer(rest)) and not text.rstrip().endswith(
+        "?"
+    ):
         return "a state of things that no value shows"
     if name := _stranger(rest, allowed):
         return f"a name that is not the record's ({len(name)} characters)"
@@ -151,7 +188,12 @@ def _stranger(text: str, allowed: Iterable[str]) -> str | None:
             word = match.group()
             low = word.casefold().replace("’", "'")
             parts = [part for part in re.split(r"[-']", low) if part]
-            if not word[:1].isupper() or low in known or low in _PROPER or all(part in known or part in _PROPER for part in parts):
+            if (
+                not word[:1].isupper()
+                or low in known
+                or low in _PROPER
+                or all(part in known or part in _PROPER for part in parts)
+            ):
                 continue
             if position == 0 and (low in _STARTS or low in _VERBS):
                 continue
@@ -169,7 +211,10 @@ def _copied(text: str, evidence: Evidence, sources: Sequence[str]) -> bool:
         if prose in own:
             continue
         there = {prose[i : i + _COPIED] for i in range(len(prose) - _COPIED + 1)}
-        if any(sum(word not in _STOP for word in run) >= 3 and not any(_within(run, source) for source in own) for run in runs & there):
+        if any(
+            sum(word not in _STOP for word in run) >= 3 and not any(_within(run, source) for source in own)
+            for run in runs & there
+        ):
             return True
     return False
 

@@ -17,6 +17,7 @@ from schemas.record import RecordSnapshot
 TEXT_LENGTH = 200
 QUESTION_LENGTH = 160
 MOST_QUESTIONS = 5
+TOPICS = frozenset({"Functional", "Integration", "Security", "Budget", "Timeline", "Commercial", "Support", "Other"})
 
 
 def ground_requirements(payload: Requirements, snapshot: RecordSnapshot) -> tuple[Requirements, list[str]]:
@@ -26,7 +27,9 @@ def ground_requirements(payload: Requirements, snapshot: RecordSnapshot) -> tupl
     items: list[Requirement] = []
     for item in payload.items:
         grounded = _item(item, evidence, dropped)
-        if grounded and not any((grounded.source, grounded.quote, grounded.kind) == (i.source, i.quote, i.kind) for i in items):
+        if grounded and not any(
+            (grounded.source, grounded.quote, grounded.kind) == (i.source, i.quote, i.kind) for i in items
+        ):
             items.append(grounded)
     clashes = tuple(clash for clash in (_clash(clash, evidence, dropped) for clash in payload.contradictions) if clash)
     ours = by_rules({"texts": [text.as_json() for text in evidence.texts.values()]}).open_questions
@@ -40,7 +43,9 @@ def ground_requirements(payload: Requirements, snapshot: RecordSnapshot) -> tupl
         questions = list(ours)
     asked = tuple(dict.fromkeys(questions))[:MOST_QUESTIONS]
     kept = standing(items, clashes, {source: text.at for source, text in evidence.texts.items()})
-    return Requirements(items=kept, contradictions=clashes, open_questions=asked, summary=summary_of(kept, clashes, asked)), dropped
+    return Requirements(
+        items=kept, contradictions=clashes, open_questions=asked, summary=summary_of(kept, clashes, asked)
+    ), dropped
 
 
 def _item(item: Requirement, evidence: Evidence, dropped: list[str]) -> Requirement | None:
@@ -52,17 +57,23 @@ def _item(item: Requirement, evidence: Evidence, dropped: list[str]) -> Requirem
         dropped.append("requirement: its quote talks to a machine")
         return None
     text = item.text
-    if not _follows(text, quote) or (evidence.tainted and normal(text) not in normal(quote)) or refusal(text, evidence, sources=(quote,), length=TEXT_LENGTH):
+    if (
+        not _follows(text, quote)
+        or (evidence.tainted and normal(text) not in normal(quote))
+        or refusal(text, evidence, sources=(quote,), length=TEXT_LENGTH)
+    ):
         text = quote if len(quote) <= TEXT_LENGTH else quote[: TEXT_LENGTH - 2].rsplit(" ", 1)[0] + " …"
         if text != item.text:
             dropped.append("wording of a requirement")
     return item.model_copy(update={"text": text, "quote": quote, "said_at": evidence.texts[item.source].at})
 
 
-_FILLER = frozenset(
-    """the a an and or of to in on at by for with is are be as it that this must should could can will shall need needs require requires required want wants support supports
-    customer they their we our its from have has not no than up per via all any""".split()
-)
+_FILLER_TEXT = """
+    the a an and or of to in on at by for with is are be as it that this must should could can will shall need
+    needs require requires required want wants support supports customer they their we our its from have has not
+    no than up per via all any
+"""
+_FILLER = frozenset(_FILLER_TEXT.split())
 
 
 def _follows(text: str, quote: str) -> bool:
@@ -75,12 +86,15 @@ def _follows(text: str, quote: str) -> bool:
 
 
 def _clash(clash: Contradiction, evidence: Evidence, dropped: list[str]) -> Contradiction | None:
-    first, second = evidence.quote(clash.first_source, clash.first_quote), evidence.quote(clash.second_source, clash.second_quote)
+    first, second = (
+        evidence.quote(clash.first_source, clash.first_quote),
+        evidence.quote(clash.second_source, clash.second_quote),
+    )
     if first is None or second is None or (clash.first_source, first) == (clash.second_source, second):
         dropped.append("contradiction: a quote does not stand in its source")
         return None
     about = clash.about
-    if about not in {"Budget", "Timeline"} and (evidence.tainted or refusal(about, evidence, sources=(first, second), length=40)):
+    if about not in TOPICS and (evidence.tainted or refusal(about, evidence, sources=(first, second), length=40)):
         dropped.append("topic of a contradiction")
         about = "Two statements disagree"
     return clash.model_copy(update={"about": about, "first_quote": first, "second_quote": second})

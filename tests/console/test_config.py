@@ -18,7 +18,10 @@ DOCS = Path(__file__).parents[2] / "docs"
     ("value", "shown"),
     [
         (SecretStr("gsk_topsecret"), "***"),
-        (SecretStr("postgresql://app:hunter2@db.example:5432/hookline?sslmode=require"), "postgresql://***@db.example:5432/hookline"),
+        (
+            SecretStr("postgresql://app:hunter2@db.example:5432/hookline?sslmode=require"),
+            "postgresql://***@db.example:5432/hookline",
+        ),
         (SecretStr("redis://127.0.0.1:6379/0"), "redis://127.0.0.1:6379/0"),
         (None, "-"),
         (("a", "b"), "a, b"),
@@ -45,7 +48,9 @@ def test_the_source_of_a_value_is_named(monkeypatch):
 
 
 def test_the_page_in_docs_is_what_the_settings_say():
-    assert (DOCS / "settings.md").read_text() == as_markdown(), "run: .venv/bin/hookline config --markdown > docs/settings.md"
+    assert (DOCS / "settings.md").read_text() == as_markdown(), (
+        "run: .venv/bin/hookline config --markdown > docs/settings.md"
+    )
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -27,13 +27,17 @@ class Gullible:
 
     async def ask(self, prompt: Prompt):
         strings = json.dumps(json.loads(prompt.user[prompt.user.index("{") :]), ensure_ascii=False)
-        assert self._lure.visible in json.loads(json.dumps(strings)).replace('\\"', '"'), "the lure never reached the model"
+        assert self._lure.visible in json.loads(json.dumps(strings)).replace('\\"', '"'), (
+            "the lure never reached the model"
+        )
         assert self._lure.visible not in prompt.system
         return Answer(self._lure.obeys, "gullible", "scripted", Usage(), cached=False, prompt_version=prompt.version)
 
 
 async def by_rules(prompt: Prompt):
-    return Answer(prompt.rules(prompt.facts), "offline-rules", "offline", Usage(), cached=False, prompt_version=prompt.version)
+    return Answer(
+        prompt.rules(prompt.facts), "offline-rules", "offline", Usage(), cached=False, prompt_version=prompt.version
+    )
 
 
 def plugin_of(lure: Lure):
@@ -52,7 +56,9 @@ async def test_what_a_stranger_wrote_does_not_steer_what_reaches_the_record(lure
     grounded = ground(finding.payload, lure.snapshot)
     assert not lure.carries(grounded.payload)
     assert grounded.dropped or grounded.payload.model_dump().get("score") != finding.payload.model_dump().get("score")
-    assert not any(lure.visible and lure.visible in line for line in grounded.dropped), "what was dropped is named without its text"
+    assert not any(lure.visible and lure.visible in line for line in grounded.dropped), (
+        "what was dropped is named without its text"
+    )
     assert ground(grounded.payload, lure.snapshot).payload == grounded.payload
 
 
@@ -68,11 +74,24 @@ async def test_the_offline_rules_are_not_steered_either(lure: Lure):
 def intel(**changes) -> LeadIntel:
     snapshot = record()
     factors = tuple(
-        Factor(label=f.label, direction=f.direction, weight=f.weight, evidence=Evidence(field=f.field, value=f.value, since=snapshot.modified_at))
+        Factor(
+            label=f.label,
+            direction=f.direction,
+            weight=f.weight,
+            evidence=Evidence(field=f.field, value=f.value, since=snapshot.modified_at),
+        )
         for f in changes.pop("factors", said().factors)
     )
     action = NextAction(text=changes.pop("action", "Call Maria Keller"), due=TODAY, why=changes.pop("why", ""))
-    return LeadIntel(status="scored", score=100, grade="A", factors=factors, confidence=1.0, next_action=action, **{"summary": "", **changes})
+    return LeadIntel(
+        status="scored",
+        score=100,
+        grade="A",
+        factors=factors,
+        confidence=1.0,
+        next_action=action,
+        **{"summary": "", **changes},
+    )
 
 
 @pytest.mark.parametrize(
@@ -143,7 +162,9 @@ def test_a_factor_may_cite_each_field_once_and_no_name_or_free_text():
 def test_too_few_grounded_factors_are_not_enough_data_and_say_what_is_missing():
     snapshot = record(email="", hs_lead_status="", notes_last_contacted="")
     snapshot = snapshot.model_copy(update={"fields": {name: value for name, value in snapshot.fields.items() if value}})
-    grounded = ground(intel(factors=[factor("jobtitle", "Purchasing Specialist"), factor("phone", "+49 30 1")]), snapshot).payload
+    grounded = ground(
+        intel(factors=[factor("jobtitle", "Purchasing Specialist"), factor("phone", "+49 30 1")]), snapshot
+    ).payload
     assert grounded.status == "not_enough_data"
     assert (grounded.score, grounded.grade) == (None, None)
     assert {"E-mail", "Phone", "Last contacted"} <= set(grounded.missing)
@@ -151,10 +172,24 @@ def test_too_few_grounded_factors_are_not_enough_data_and_say_what_is_missing():
 
 def test_a_defect_must_name_a_true_field_and_value_and_propose_a_reading_of_it():
     snapshot = record(city="Berln", country="Germany")
-    true = Defect(field="city", kind="misspelt", severity="medium", message="City looks mistyped", value="Berln", proposed="Berlin")
+    true = Defect(
+        field="city",
+        kind="misspelt",
+        severity="medium",
+        message="City looks mistyped",
+        value="Berln",
+        proposed="Berlin",
+    )
     claims = (
         true,
-        Defect(field="city", kind="stale", severity="high", message="Ask billing@evil.example", value="Berln", proposed="https://evil.example"),
+        Defect(
+            field="city",
+            kind="stale",
+            severity="high",
+            message="Ask billing@evil.example",
+            value="Berln",
+            proposed="https://evil.example",
+        ),
         Defect(field="city", kind="malformed", severity="high", message="City looks mistyped", value="Paris"),
         Defect(field="jobtitle", kind="missing", severity="high", message="No job title"),
         Defect(field="no_such_field", kind="missing", severity="high", message="No email"),
@@ -169,15 +204,22 @@ def test_a_defect_must_name_a_true_field_and_value_and_propose_a_reading_of_it()
 
 def test_duplicates_show_evidence_of_known_kinds_only():
     claims = (
-        Duplicate(id="12", probability=0.9, evidence=("same e-mail address", "similar name (0.94)", "lives at 5 Elm Street")),
+        Duplicate(
+            id="12", probability=0.9, evidence=("same e-mail address", "similar name (0.94)", "lives at 5 Elm Street")
+        ),
         Duplicate(id="<b>", probability=0.9, evidence=("same e-mail address",)),
         Duplicate(id="13", probability=0.9, evidence=("call me",)),
     )
     grounded = ground(DataQuality(health=0, duplicates=claims), record()).payload
-    assert grounded.duplicates == (Duplicate(id="12", probability=0.9, evidence=("same e-mail address", "similar name (0.94)")),)
+    assert grounded.duplicates == (
+        Duplicate(id="12", probability=0.9, evidence=("same e-mail address", "similar name (0.94)")),
+    )
 
 
-@pytest.mark.parametrize("fields", [{}, {"jobtitle": "VP Sales", "city": "Zürich", "phone": "+41 44 211 10 10"}, {"lastname": "", "jobtitle": ""}])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"jobtitle": "VP Sales", "city": "Zürich", "phone": "+41 44 211 10 10"}, {"lastname": "", "jobtitle": ""}],
+)
 async def test_what_the_rules_say_passes_unchanged(fields: dict[str, str]):
     """INVARIANT: grounding is applied to every finding; if our own sentences did not pass, the offline product would say nothing."""
     snapshot = record("We need SSO with Okta. Budget is 40k EUR.", **fields)

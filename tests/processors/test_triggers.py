@@ -52,7 +52,7 @@ CHANGES = st.lists(
 @given(CHANGES)
 def test_the_order_of_arrival_does_not_matter(changes):
     one, two = folded(*changes), folded(*reversed(changes))
-    for name in ("occurred_at", "reason", "deleted_at", "created_at", "named", "authors", "related_at", "erased"):
+    for name in ("occurred_at", "reason", "deleted_at", "created_at", "named", "authors", "reshaped_at", "erased"):
         assert getattr(one, name) == getattr(two, name)
 
 
@@ -79,7 +79,8 @@ def test_our_own_edits_and_those_of_nobody_known_are_no_news():
     assert ours.news_at("hookline_", None) is None, "who we are is not known: nothing is proved"
     assert folded(change(when=5, properties=(), edited_by="ann")).news_at("hookline_", "us") == at(5)
     assert folded(change(when=5, properties=("hookline_score", "num_notes"))).news_at("hookline_", "us") is None
-    assert folded(change(when=5, kind="associated", properties=())).news_at("hookline_", "us") == at(5)
+    assert folded(change(when=5, kind="associated", properties=())).news_at("hookline_", "us") is None
+    assert folded(change(when=5, kind="merged", properties=())).news_at("hookline_", "us") == at(5)
 
 
 def test_the_last_named_editor_counts():

@@ -49,7 +49,9 @@ def summary_of(defects: Sequence[Defect], duplicates: Sequence[Duplicate]) -> st
     parts = []
     if defects:
         many = len(defects)
-        parts.append(f"{many} thing{'' if many == 1 else 's'} to mend, first: {defects[0].message[:1].lower()}{defects[0].message[1:]}")
+        parts.append(
+            f"{many} thing{'' if many == 1 else 's'} to mend, first: {defects[0].message[:1].lower()}{defects[0].message[1:]}"
+        )
     if duplicates:
         many = len(duplicates)
         parts.append(f"{many} likely duplicate{'' if many == 1 else 's'}")
@@ -65,14 +67,20 @@ class DataQualityAnalysis:
 
     def inputs(self, snapshot: RecordSnapshot) -> dict[str, Any]:
         """All foreign fields, so that every real change of a record renews its insight; and the day of the last note."""
-        return {"fields": dict(snapshot.fields), "last_note": max((n.at.date().isoformat() for n in snapshot.notes), default="")}
+        return {
+            "fields": dict(snapshot.fields),
+            "last_note": max((n.at.date().isoformat() for n in snapshot.notes), default=""),
+        }
 
     async def analyse(self, context: Context) -> Finding:
         """Check; asks nobody."""
         defects = defects_of(context.snapshot, context.today)
         duplicates = tuple(duplicate_of(match) for match in context.matches)
         payload = DataQuality(
-            health=health_of(defects, duplicates), defects=defects, duplicates=duplicates, summary=summary_of(defects, duplicates)
+            health=health_of(defects, duplicates),
+            defects=defects,
+            duplicates=duplicates,
+            summary=summary_of(defects, duplicates),
         )
         return Finding(payload=payload, model=RULES_MODEL, prompt_version=self.version)
 

@@ -22,7 +22,10 @@ NAMES = ("first_name", "last_name")
 TEXTS = ("company_name", "job_title", "city", "country", "state", "street", "deal_name", "industry")
 DATES = ("close_date", "created_at", "birth_date", "last_contacted_at", "last_activity_at")
 NUMBERS = ("amount", "annual_revenue", "employees", "probability")
-_HOST = re.compile(r"(?!-)(?:[a-z0-9\u00a1-\uffff](?:[a-z0-9\u00a1-\uffff-]{0,61}[a-z0-9\u00a1-\uffff])?\.)+[a-z\u00a1-\uffff][a-z0-9\u00a1-\uffff-]{1,22}", re.IGNORECASE)
+_HOST = re.compile(
+    r"(?!-)(?:[a-z0-9\u00a1-\uffff](?:[a-z0-9\u00a1-\uffff-]{0,61}[a-z0-9\u00a1-\uffff])?\.)+[a-z\u00a1-\uffff][a-z0-9\u00a1-\uffff-]{1,22}",
+    re.IGNORECASE,
+)
 
 
 def check(record: Record) -> Iterator[Defect]:
@@ -30,11 +33,22 @@ def check(record: Record) -> Iterator[Defect]:
     for concept in (*NAMES, *TEXTS):
         value = record[concept]
         if value and is_placeholder(value) and not (concept == "state" and len(value) == 2):
-            yield record.defect(concept, "malformed", "high" if concept in {*NAMES, "company_name", "deal_name"} else "medium", "{label} is a placeholder, not a value")
+            yield record.defect(
+                concept,
+                "malformed",
+                "high" if concept in {*NAMES, "company_name", "deal_name"} else "medium",
+                "{label} is a placeholder, not a value",
+            )
         elif value and concept in NAMES and re.search(r"[\d@#$%^*_=+<>{}\[\]|\\/]", value):
             # Only what hangs at an end was not meant; a digit inside may stand for any letter.
             repaired = re.sub(r"^[\W\d_]+|[\W\d_]+$", "", value)
-            yield record.defect(concept, "malformed", "medium", "{label} has characters that names do not have", proposed=repaired if re.fullmatch(r"[^\W\d_][^\d@#$%^*_=+<>{}\[\]|\\/]+", repaired) else None)
+            yield record.defect(
+                concept,
+                "malformed",
+                "medium",
+                "{label} has characters that names do not have",
+                proposed=repaired if re.fullmatch(r"[^\W\d_][^\d@#$%^*_=+<>{}\[\]|\\/]+", repaired) else None,
+            )
         elif value and concept in {"city", "country", "state", "job_title"} and _wordless(value, concept):
             yield record.defect(concept, "malformed", "medium", "{label} is not a text that names one")
     yield from _email(record)
@@ -52,7 +66,9 @@ def check(record: Record) -> Iterator[Defect]:
 def is_placeholder(value: str) -> bool:
     """Whether people write it where they have nothing to write: `n/a`, `test`, `Test Test`, `xxx`."""
     words = value.split()
-    return bool(PLACEHOLDER.fullmatch(value)) or (len(words) == 2 and words[0].casefold() == words[1].casefold() and bool(PLACEHOLDER.fullmatch(words[0])))
+    return bool(PLACEHOLDER.fullmatch(value)) or (
+        len(words) == 2 and words[0].casefold() == words[1].casefold() and bool(PLACEHOLDER.fullmatch(words[0]))
+    )
 
 
 def _wordless(value: str, concept: str) -> bool:
@@ -77,7 +93,9 @@ def _email(record: Record) -> Iterator[Defect]:
         return
     local = value.partition("@")[0]
     if valid_email(value):
-        if PLACEHOLDER.fullmatch(local) and local.casefold() not in {"company", "sample", "bar", "abc"} or re.fullmatch(r"(?:test|example|none|noemail|no)@.*", value, re.IGNORECASE):
+        if (
+            PLACEHOLDER.fullmatch(local) and local.casefold() not in {"company", "sample", "bar", "abc"}
+        ) or re.fullmatch(r"(?:test|example|none|noemail|no)@.*", value, re.IGNORECASE):
             yield record.defect("email", "malformed", "high", "{label} is a placeholder, not an address")
         return
     yield record.defect("email", "malformed", "high", "{label} is not a valid address", proposed=repaired_email(value))
@@ -99,7 +117,7 @@ def repaired_email(value: str) -> str | None:
 
 
 def parsed_phone(value: str, region: str | None) -> phonenumbers.PhoneNumber | None:
-    """libphonenumber's reading; None when it is not a number, or a national one of an unknown country."""
+    """Libphonenumber's reading; None when it is not a number, or a national one of an unknown country."""
     try:
         return phonenumbers.parse(value, None if value.lstrip().startswith(("+", "00")) and not region else region)
     except phonenumbers.NumberParseException:
@@ -121,20 +139,26 @@ def _phone(record: Record, concept: str) -> Iterator[Defect]:
     if re.search(r"[^\W\d_]", bare) or re.search(r"[^\d\s+().\-/–·]", bare):
         message = "{label} has characters that phone numbers do not have"
     elif not 6 <= len(digits) <= 15 or bare.count("+") > 1 or "+" in bare.strip()[1:]:
-        message = "{label} has too few or too many digits" if not 6 <= len(digits) <= 15 else "{label} is not a phone number"
+        message = (
+            "{label} has too few or too many digits" if not 6 <= len(digits) <= 15 else "{label} is not a phone number"
+        )
     elif re.search(r"(\d)\1{6,}", digits) or digits.lstrip("0") in "1234567890123456789" or digits in "9876543210":
         message = "{label} is a placeholder, not a number"
     if message is None:
         parsed = parsed_phone(bare, record.region)
         international = bare.lstrip().startswith(("+", "00"))
-        if (parsed is None and (international or record.region)) or (parsed and not phonenumbers.is_possible_number(parsed)):
+        if (parsed is None and (international or record.region)) or (
+            parsed and not phonenumbers.is_possible_number(parsed)
+        ):
             message = "{label} has too few or too many digits for its country"
         elif parsed and not phonenumbers.is_valid_number(parsed):
             message = "{label} is not a number that its country gives out"
     if message:
         repaired = re.sub(r"[oO](?=[\d\s])|(?<=\d)[oO]", "0", bare)
         repaired = re.sub(r"(?<=\d)[lI](?=[\d\s]|$)", "1", repaired)
-        again = parsed_phone(repaired, record.region) if repaired != bare and not re.search(r"[^\W\d_]", repaired) else None
+        again = (
+            parsed_phone(repaired, record.region) if repaired != bare and not re.search(r"[^\W\d_]", repaired) else None
+        )
         proposed = repaired.strip() if again and phonenumbers.is_valid_number(again) else None
         yield record.defect(concept, "malformed", "medium", message, proposed=proposed)
 
@@ -153,17 +177,28 @@ def _web(record: Record, concept: str) -> Iterator[Defect]:
     if not value:
         return
     if host_of(value) and not (concept == "domain" and re.search(r"[/@]", value.replace("://", ""))):
-        if re.fullmatch(r"(?:www\.)?(?:test|example|none|website|domain|company|yourcompany|xxx+|asdf)\.(?:com|net|org|de)", host_of(value) or ""):
+        if re.fullmatch(
+            r"(?:www\.)?(?:test|example|none|website|domain|company|yourcompany|xxx+|asdf)\.(?:com|net|org|de)",
+            host_of(value) or "",
+        ):
             yield record.defect(concept, "malformed", "medium", "{label} is a placeholder, not an address")
         return
     if re.fullmatch(r"[^@\s]+@[^@\s]+\.[a-z]{2,}", value, re.IGNORECASE):
-        yield record.defect(concept, "malformed", "medium", "{label} holds an e-mail address", proposed=value.rpartition("@")[2])
+        yield record.defect(
+            concept, "malformed", "medium", "{label} holds an e-mail address", proposed=value.rpartition("@")[2]
+        )
         return
     repaired = re.sub(r"^(?:h\w{1,5}s?)?\s*[:;]{0,2}\s*/{1,3}", "", re.sub(r"\s+", "", value), flags=re.IGNORECASE)
     repaired = re.sub(r"^(?:https?)(?=www)", "", repaired, flags=re.IGNORECASE)
     repaired = re.sub(r"^w{2,4}[.,]+", "www.", repaired.replace(",", "."))
     repaired = re.sub(r"\.{2,}", ".", repaired).strip("./:;@")
-    yield record.defect(concept, "malformed", "medium", "{label} is not a web address", proposed=repaired if host_of(repaired) and repaired != value else None)
+    yield record.defect(
+        concept,
+        "malformed",
+        "medium",
+        "{label} is not a web address",
+        proposed=repaired if host_of(repaired) and repaired != value else None,
+    )
 
 
 def _date(record: Record, concept: str) -> Iterator[Defect]:
@@ -172,14 +207,16 @@ def _date(record: Record, concept: str) -> Iterator[Defect]:
         return
     found = moment(value)
     if found is None:
-        yield record.defect(concept, "malformed", "medium", "{label} is not a date that systems can read", proposed=repaired_date(value))
+        yield record.defect(
+            concept, "malformed", "medium", "{label} is not a date that systems can read", proposed=repaired_date(value)
+        )
     elif not 1900 <= found.year <= record.today.year + 30 or (concept == "birth_date" and found.date() > record.today):
         yield record.defect(concept, "malformed", "medium", "{label} cannot be right")
 
 
 def repaired_date(value: str) -> str | None:
     """ISO form of a date in a common notation, where only one reading is possible."""
-    match = re.fullmatch(r"\s*(\d{1,4})[./\-\s](\d{1,2})[./\-\s](\d{2,4})\s*", value)
+    match = re.fullmatch(r"\s*(\d{1,4})[./\-\s](\d{1,2})[./\-\s](\d{1,4})\s*", value)
     if match is None:
         return None
     first, second, third = (int(part) for part in match.groups())
@@ -206,7 +243,13 @@ def _number(record: Record, concept: str) -> Iterator[Defect]:
     plain = value.strip()
     if not re.fullmatch(r"[-+]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", plain):
         found = number(plain) if re.fullmatch(r"[€$£]?\s*\d[\d.,' ]*\s*(?:[€$£]|EUR|USD|GBP|CHF)?", plain) else None
-        yield record.defect(concept, "malformed", "medium", "{label} is not a plain number", proposed=f"{found:.2f}".rstrip("0").rstrip(".") if found is not None else None)
+        yield record.defect(
+            concept,
+            "malformed",
+            "medium",
+            "{label} is not a plain number",
+            proposed=f"{found:.2f}".rstrip("0").rstrip(".") if found is not None else None,
+        )
         return
     amount = float(plain)
     if amount < 0:
@@ -223,16 +266,23 @@ def _postal(record: Record) -> Iterator[Defect]:
         return
     wanted = POSTAL.get(record.region or "")
     given = value.upper()
-    if PLACEHOLDER.fullmatch(value) and not re.fullmatch(r"123\d+|0+\d*", value):
-        yield record.defect("postal_code", "malformed", "medium", "{label} is a placeholder, not a value")
-    elif re.fullmatch(r"0+|1234567*|9{4,}", value):
+    if (PLACEHOLDER.fullmatch(value) and not re.fullmatch(r"123\d+|0+\d*", value)) or re.fullmatch(
+        r"0+|1234567*|9{4,}", value
+    ):
         yield record.defect("postal_code", "malformed", "medium", "{label} is a placeholder, not a value")
     elif wanted:
         bare = re.sub(r"^[A-Z]{1,2}-(?=\d)", "", given)
         if not re.fullmatch(wanted, given) and not re.fullmatch(wanted, bare):
             repaired = re.sub(r"[\s.]+", "", given).replace("O", "0") if wanted.startswith(r"\d") else None
             proposed = repaired if repaired and repaired != value and re.fullmatch(wanted, repaired) else None
-            yield record.defect("postal_code", "malformed", "medium", "{label} does not fit its country", other="country", proposed=proposed)
+            yield record.defect(
+                "postal_code",
+                "malformed",
+                "medium",
+                "{label} does not fit its country",
+                other="country",
+                proposed=proposed,
+            )
     elif not re.fullmatch(r"[A-Z0-9][A-Z0-9 \-]{1,9}", given) or not any(c.isdigit() for c in given):
         yield record.defect("postal_code", "malformed", "low", "{label} is not a postal code")
 

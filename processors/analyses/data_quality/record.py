@@ -41,6 +41,7 @@ class Record:
         return field is not None and (not self.snapshot.known_fields or field in self.snapshot.known_fields)
 
     def day(self, concept: str) -> date | None:
+        """The calendar day of a concept's value; None when it is no date."""
         return day(self[concept])
 
     @cached_property
@@ -60,7 +61,16 @@ class Record:
             return None
         return {"true": "won", "false": "lost"}.get(flags["won"], "over")  # type: ignore[return-value]  # a dict of literals is a dict of str
 
-    def defect(self, concept: str, kind: Kind, severity: Severity, message: str, *, proposed: str | None = None, other: str | None = None) -> Defect:
+    def defect(
+        self,
+        concept: str,
+        kind: Kind,
+        severity: Severity,
+        message: str,
+        *,
+        proposed: str | None = None,
+        other: str | None = None,
+    ) -> Defect:
         """Say what is wrong, in the CRM's own field names."""
         concepts = self.snapshot.concepts
         value = self[concept]

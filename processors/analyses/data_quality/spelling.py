@@ -67,7 +67,9 @@ def _email(record: Record) -> Iterator[Defect]:
     local, _, domain = value.rpartition("@")
     meant = meant_domain(domain.casefold(), own_hosts(record))
     if meant:
-        yield record.defect("email", "misspelt", "high", "The domain of the e-mail address looks mistyped", proposed=f"{local}@{meant}")
+        yield record.defect(
+            "email", "misspelt", "high", "The domain of the e-mail address looks mistyped", proposed=f"{local}@{meant}"
+        )
 
 
 def _country(record: Record) -> Iterator[Defect]:
@@ -106,9 +108,13 @@ def _city(record: Record) -> Iterator[Defect]:
     meant = nearest(name, well_known.keys(), slips(name))
     if meant is None and known:
         # Small places are many and alike: one slip, and a name long enough to be told apart.
-        meant = nearest(name, known.keys(), 1 if len(name) >= 5 else 0) or (nearest(name, known.keys(), 2) if len(name) >= 9 else None)
+        meant = nearest(name, known.keys(), 1 if len(name) >= 5 else 0) or (
+            nearest(name, known.keys(), 2) if len(name) >= 9 else None
+        )
     if meant:
-        yield record.defect("city", "misspelt", "medium", "{label} looks mistyped", proposed=well_known.get(meant) or known[meant])
+        yield record.defect(
+            "city", "misspelt", "medium", "{label} looks mistyped", proposed=well_known.get(meant) or known[meant]
+        )
 
 
 def _title(record: Record) -> Iterator[Defect]:
@@ -122,7 +128,12 @@ def _title(record: Record) -> Iterator[Defect]:
 
 def _word(word: str) -> str:
     low = word.casefold()
-    if low in TITLE_WORDS or low.removesuffix("s") in TITLE_WORDS or low + "s" in TITLE_WORDS or low.removesuffix("in") in TITLE_WORDS:
+    if (
+        low in TITLE_WORDS
+        or low.removesuffix("s") in TITLE_WORDS
+        or low + "s" in TITLE_WORDS
+        or low.removesuffix("in") in TITLE_WORDS
+    ):
         return word
     meant = nearest(low, TITLE_WORDS, 1 if len(low) < 12 else 2)
     if meant is None:

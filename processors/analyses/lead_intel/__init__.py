@@ -17,7 +17,15 @@ from processors.analyses.facts import canonical, label_of
 from processors.analyses.lead_intel import rules
 from processors.analyses.lead_intel.answer import LeadIntelAnswer
 from processors.analyses.lead_intel.changes import changes_since
-from processors.analyses.lead_intel.scoring import MAX_WEIGHT, MIN_FACTORS, READS, confidence_of, grade_of, missing, score_of
+from processors.analyses.lead_intel.scoring import (
+    MAX_WEIGHT,
+    MIN_FACTORS,
+    READS,
+    confidence_of,
+    grade_of,
+    missing,
+    score_of,
+)
 from processors.analyses.lead_intel.view import RECENT_TEXTS, TEXT_LENGTH, business_day, newest_first, questions
 from schemas.insight import Evidence, Factor, LeadIntel, NextAction
 from schemas.record import RecordSnapshot
@@ -36,6 +44,7 @@ class LeadIntelAnalysis:
 
     @property
     def version(self) -> str:
+        """The prompt file's; raised when the prompt or the rules change."""
         return _prompt().version
 
     def inputs(self, snapshot: RecordSnapshot) -> dict[str, Any]:
@@ -69,7 +78,11 @@ class LeadIntelAnalysis:
         )
         enough = len(factors) >= MIN_FACTORS
         score = score_of(factors)
-        action = NextAction(text=value.next_action, why=value.next_action_why, due=business_day(context.today, value.due_in_business_days))
+        action = NextAction(
+            text=value.next_action,
+            why=value.next_action_why,
+            due=business_day(context.today, value.due_in_business_days),
+        )
         payload = LeadIntel(
             status="scored" if enough else "not_enough_data",
             score=score if enough else None,

@@ -14,7 +14,9 @@ from schemas.record import RecordSnapshot
 MOST = 6
 
 
-def changes_since(previous: Insight | None, now: LeadIntel, snapshot: RecordSnapshot) -> tuple[str, ...]:
+def changes_since(  # noqa: C901 - one kind of change after the other
+    previous: Insight | None, now: LeadIntel, snapshot: RecordSnapshot
+) -> tuple[str, ...]:
     """At most six lines, the score first; empty for the first insight."""
     before = previous.payload if previous else None
     if not isinstance(before, LeadIntel):
@@ -38,15 +40,26 @@ def changes_since(previous: Insight | None, now: LeadIntel, snapshot: RecordSnap
     for concept, fact in facts_of(snapshot, reads).items():
         if fact.field in snapshot.changed and fact.field not in said:
             shown = " ".join(fact.value.split())
-            lines.append(f"{label_of(concept)} is now {shown}" if presentable(concept, fact.value) else f"{label_of(concept)} changed")
+            lines.append(
+                f"{label_of(concept)} is now {shown}"
+                if presentable(concept, fact.value)
+                else f"{label_of(concept)} changed"
+            )
     if "notes" in snapshot.changed and snapshot.notes:
         latest = max(snapshot.notes, key=lambda note: note.at)
         kind = {"email": "e-mail", "task": "task"}.get(latest.kind, "note")
         lines.append(f"New {kind} of {latest.at.date().isoformat()}")
     for factor in now.factors:
         earlier = old.get(factor.evidence.field)
-        if earlier and factor.evidence.field not in said and factor.label != earlier.label and factor.evidence.value == earlier.evidence.value:
-            lines.append(f"{label_of(concept_of.get(factor.evidence.field, ''))}: {factor.label[:1].lower()}{factor.label[1:]}")
+        if (
+            earlier
+            and factor.evidence.field not in said
+            and factor.label != earlier.label
+            and factor.evidence.value == earlier.evidence.value
+        ):
+            lines.append(
+                f"{label_of(concept_of.get(factor.evidence.field, ''))}: {factor.label[:1].lower()}{factor.label[1:]}"
+            )
     return tuple(lines[:MOST])
 
 

@@ -13,12 +13,14 @@ from typing import Literal
 
 from processors.analyses.facts import day, number
 
-FREE_MAIL = frozenset(
-    """gmail.com googlemail.com yahoo.com yahoo.co.uk ymail.com hotmail.com hotmail.co.uk outlook.com live.com msn.com icloud.com me.com
-    mac.com aol.com gmx.de gmx.net gmx.com gmx.at gmx.ch web.de t-online.de freenet.de mail.com mail.ru yandex.ru yandex.com proton.me
-    protonmail.com orange.fr free.fr laposte.net wanadoo.fr libero.it qq.com 163.com 126.com naver.com comcast.net verizon.net att.net
-    btinternet.com sky.com bluewin.ch zoho.com fastmail.com hey.com""".split()
-)
+_FREE_MAIL_TEXT = """
+    gmail.com googlemail.com yahoo.com yahoo.co.uk ymail.com hotmail.com hotmail.co.uk outlook.com live.com
+    msn.com icloud.com me.com mac.com aol.com gmx.de gmx.net gmx.com gmx.at gmx.ch web.de t-online.de freenet.de
+    mail.com mail.ru yandex.ru yandex.com proton.me protonmail.com orange.fr free.fr laposte.net wanadoo.fr
+    libero.it qq.com 163.com 126.com naver.com comcast.net verizon.net att.net btinternet.com sky.com bluewin.ch
+    zoho.com fastmail.com hey.com
+"""
+FREE_MAIL = frozenset(_FREE_MAIL_TEXT.split())
 """Mail providers for everybody: an address there says nothing about a company."""
 
 
@@ -46,8 +48,7 @@ _TITLES: tuple[tuple[str, Opinion], ...] = (
     (r"\b(intern|trainee|student|apprentice|praktikant|werkstudent|azubi)", _down("Not a buyer yet", 10)),
     (r"\b(assistant to|executive assistant|personal assistant|assistent)", _down("Does not decide alone", 4)),
     (
-        r"\b(ceo|cfo|cto|cio|coo|cmo|cro|cpo|ciso|chief|founder|co-founder|owner|president|managing director|partner|vp|svp|evp|vice president|"
-        r"geschäftsführer\w*|vorstand\w*|inhaber\w*)\b",
+        r"\b(c[eftiompr]o|ciso|chief|(co-)?founder|owner|president|managing director|partner|[se]?vp|geschäftsführer\w*|vorstand\w*|inhaber\w*)\b",
         _up("Decision maker", 15),
     ),
     (r"\b(director|head of|head,|leiter\w*|bereichsleiter\w*|leitung)", _up("Leads a department", 12)),
@@ -207,7 +208,13 @@ def _amount(value: str, _crm: str, _on: date) -> Opinion | None:
         return None
     if amount <= 0:
         return _down("No amount", 5)
-    return _up("Large amount", 8) if amount >= 100_000 else _up("Solid amount", 5) if amount >= 20_000 else _up("Amount is known", 2)
+    return (
+        _up("Large amount", 8)
+        if amount >= 100_000
+        else _up("Solid amount", 5)
+        if amount >= 20_000
+        else _up("Amount is known", 2)
+    )
 
 
 def _close(value: str, _crm: str, on: date) -> Opinion | None:
@@ -270,7 +277,14 @@ def closed(stage: str | None) -> Literal["won", "lost"] | None:
 
 def opinion(concept: str, value: str, *, crm: str, on: date, object: str, over: bool = False) -> Opinion | None:  # noqa: A002 — the CRM's word
     """What experience says about one value; None where it says nothing. `over`: the deal is closed, so its dates no longer speak."""
-    if over and concept in {"close_date", "created_at", "probability", "next_step", "last_contacted_at", "last_activity_at"}:
+    if over and concept in {
+        "close_date",
+        "created_at",
+        "probability",
+        "next_step",
+        "last_contacted_at",
+        "last_activity_at",
+    }:
         return None
     judge = JUDGES.get(concept) or (DEAL_JUDGES.get(concept) if object == "deal" else None)
     return judge(value, crm, on) if judge else None

@@ -30,7 +30,13 @@ def answer(facts: Mapping[str, Any]) -> LeadIntelAnswer:
         if judged and judged.label not in labels:
             labels.add(judged.label)
             found.append(
-                ProposedFactor(label=judged.label, direction=judged.direction, weight=judged.weight, field=fact["field"], value=value)
+                ProposedFactor(
+                    label=judged.label,
+                    direction=judged.direction,
+                    weight=judged.weight,
+                    field=fact["field"],
+                    value=value,
+                )
             )
     found.sort(key=lambda factor: (-factor.weight, factor.field))
     advice = advice_of(view)

@@ -25,7 +25,16 @@ MAX_WEIGHT = 25
 MIN_FACTORS = 2
 """Fewer grounded factors than this are not enough data."""
 
-PERSON = ("job_title", "company_name", "email", "phone", "lifecycle_stage", "lead_status", "lead_source", "last_contacted_at")
+PERSON = (
+    "job_title",
+    "company_name",
+    "email",
+    "phone",
+    "lifecycle_stage",
+    "lead_status",
+    "lead_source",
+    "last_contacted_at",
+)
 DEAL = ("deal_stage", "amount", "close_date", "next_step", "last_contacted_at", "pipeline")
 READS: dict[str, tuple[str, ...]] = {
     "contact": (

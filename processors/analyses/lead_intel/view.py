@@ -26,11 +26,19 @@ class Reason(Protocol):
     """A factor, proposed or grounded."""
 
     @property
-    def label(self) -> str: ...
+    def label(self) -> str:
+        """In a few words."""
+        ...
+
     @property
-    def direction(self) -> str: ...
+    def direction(self) -> str:
+        """`up` or `down`."""
+        ...
+
     @property
-    def weight(self) -> int: ...
+    def weight(self) -> int:
+        """Points."""
+        ...
 
 
 def is_incoming(note: Note) -> bool:
@@ -39,6 +47,7 @@ def is_incoming(note: Note) -> bool:
 
 
 def newest_first(notes: Sequence[Note]) -> list[Note]:
+    """By time; of the same moment, in one order whatever the CRM's."""
     return sorted(notes, key=lambda note: (note.at, note.id), reverse=True)
 
 
@@ -58,7 +67,12 @@ def questions(snapshot: RecordSnapshot) -> dict[str, Any]:
             "last_kind": notes[0].kind if notes else None,
             "customer_wrote_last": bool(notes) and is_incoming(notes[0]),
             "recent": [
-                {"kind": n.kind, "at": n.at.date().isoformat(), "subject": n.subject or "", "text": n.text[:TEXT_LENGTH]}
+                {
+                    "kind": n.kind,
+                    "at": n.at.date().isoformat(),
+                    "subject": n.subject or "",
+                    "text": n.text[:TEXT_LENGTH],
+                }
                 for n in notes[:RECENT_TEXTS]
             ],
         },
@@ -80,6 +94,7 @@ class View:
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> View:
+        """Read what `questions` made."""
         talk = facts["conversation"]
         return cls(
             object=facts["object"],
@@ -107,6 +122,7 @@ class View:
 
     @property
     def over(self) -> str | None:
+        """`won` or `lost` when its stage or status says that it has ended."""
         return closed(self.values.get("deal_stage") or self.values.get("lead_status"))
 
 
@@ -137,12 +153,18 @@ def _money(view: View) -> str | None:
 
 def summary_of(view: View, factors: Iterable[Reason]) -> str:
     """Who or what this is, where it stands, what speaks for and against it: two or three sentences."""
-    return " ".join(part for part in (_deal(view) if view.object == "deal" else _person(view), _balance(factors)) if part)
+    return " ".join(
+        part for part in (_deal(view) if view.object == "deal" else _person(view), _balance(factors)) if part
+    )
 
 
 def _deal(view: View) -> str:
     stage, close = view.shown("deal_stage"), day(view.values.get("close_date"))
-    parts = [f"{view.name or 'This deal'} is in stage {_readable(stage)}" if stage else f"{view.name or 'This deal'} has no stage"]
+    parts = [
+        f"{view.name or 'This deal'} is in stage {_readable(stage)}"
+        if stage
+        else f"{view.name or 'This deal'} has no stage"
+    ]
     if money := _money(view):
         parts.append(f"worth {money}")
     if close and not view.over:
@@ -193,13 +215,21 @@ _BY_STAGE: tuple[tuple[str, Advice], ...] = (
     ("valueprop", Advice("Send a reference and the expected savings", "the value is being shown", 3)),
     ("presentation", Advice("Prepare the presentation and confirm who takes part", "a presentation is set", 2)),
     ("demo", Advice("Prepare the demo and confirm who takes part", "a demo is set", 2)),
-    ("needs", Advice("Go through the needs with the customer and confirm them in writing", "the needs are being worked out", 3)),
+    (
+        "needs",
+        Advice(
+            "Go through the needs with the customer and confirm them in writing", "the needs are being worked out", 3
+        ),
+    ),
     ("qualif", Advice("Book a presentation with the decision maker", "the deal is being qualified", 3)),
-    ("appointment", Advice("Prepare the first meeting: need, budget, decision maker, timeline", "a first meeting is set", 2)),
+    (
+        "appointment",
+        Advice("Prepare the first meeting: need, budget, decision maker, timeline", "a first meeting is set", 2),
+    ),
 )
 
 
-def _deal_advice(view: View) -> Advice:
+def _deal_advice(view: View) -> Advice:  # noqa: PLR0911 - one line a situation, the most pressing first
     stage = re.sub(r"[^a-z]", "", (view.values.get("deal_stage") or "").casefold())
     close = day(view.values.get("close_date"))
     if view.over == "won":
@@ -218,7 +248,7 @@ def _deal_advice(view: View) -> Advice:
     return Advice("Qualify need, budget, decision maker and timeline", "the deal is at its beginning", 3)
 
 
-def _person_advice(view: View) -> Advice:
+def _person_advice(view: View) -> Advice:  # noqa: PLR0911 - one line a situation, the most pressing first
     who = view.name or f"the {view.object}"
     status = re.sub(r"[^a-z]", "", (view.values.get("lead_status") or "").casefold())
     stage = re.sub(r"[^a-z]", "", (view.values.get("lifecycle_stage") or "").casefold())
@@ -241,7 +271,9 @@ def _person_advice(view: View) -> Advice:
     if status in {"connected", "workingcontacted", "inprogress", "open"} or stage == "salesqualifiedlead":
         return Advice(f"Book a meeting with {who}", "the conversation is under way", 2)
     if status == "attemptedtocontact":
-        return Advice(f"Try {who} again by {'e-mail' if view.values.get('email') else 'phone'}", "they were not reached yet", 2)
+        return Advice(
+            f"Try {who} again by {'e-mail' if view.values.get('email') else 'phone'}", "they were not reached yet", 2
+        )
     return Advice(f"{by} {who} to qualify need, budget and timeline", "they have not been qualified yet", 3)
 
 

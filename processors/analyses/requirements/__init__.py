@@ -34,11 +34,17 @@ class RequirementsAnalysis:
 
     @property
     def version(self) -> str:
+        """The prompt file's; raised when the prompt or the rules change."""
         return _prompt().version
 
     def inputs(self, snapshot: RecordSnapshot) -> dict[str, Any]:
         """The texts, with their sources and days."""
-        return {"texts": [[t.source, t.at.date().isoformat() if not t.source.startswith("field:") else "", t.subject, t.text] for t in texts_of(snapshot)]}
+        return {
+            "texts": [
+                [t.source, t.at.date().isoformat() if not t.source.startswith("field:") else "", t.subject, t.text]
+                for t in texts_of(snapshot)
+            ]
+        }
 
     def prompt(self, snapshot: RecordSnapshot) -> Prompt[RequirementsAnswer]:
         """The question about one record."""

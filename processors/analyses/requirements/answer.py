@@ -41,4 +41,6 @@ class RequirementsAnswer(BaseModel):
 
     items: list[ProposedRequirement] = Field(description="What the customer asked for; empty when nothing was.")
     contradictions: list[ProposedContradiction]
-    open_questions: list[str] = Field(description="At most five short questions to ask the customer, each ending in '?'.")
+    open_questions: list[str] = Field(
+        description="At most five short questions to ask the customer, each ending in '?'."
+    )

@@ -40,7 +40,8 @@ _NEGATED = re.compile(
     _I,
 )
 _WITHDRAWN = re.compile(
-    r"\b(no longer|don't need|do not need|doesn't need|does not need|not (needed|required|necessary|interested)|dropped|nicht mehr|brauchen (kein|nicht)\w*|nicht (nötig|erforderlich))\b", _I
+    r"\b(no longer|don't need|do not need|doesn't need|does not need|not (needed|required|necessary|interested)|dropped|nicht mehr|brauchen (kein|nicht)\w*|nicht (nötig|erforderlich))\b",
+    _I,
 )
 _MONEY = re.compile(
     r"(?:(?P<sign>[€$£])|(?P<code>\b(?:EUR|USD|GBP|CHF)))\s?(?P<a>\d[\d.,' ]*\d|\d)\s?(?P<ka>k|m|mio|million|thousand|tsd)?\b"
@@ -48,9 +49,7 @@ _MONEY = re.compile(
     r"|\bbudget\w*\D{0,40}?(?P<c>\d[\d.,' ]*\d)\s?(?P<kc>k|m|mio|million|thousand|tsd)?\b",
     _I,
 )
-_MONTHS = (
-    "jan(?:uary|uar)?|feb(?:ruary|ruar)?|mar(?:ch)?|märz|apr(?:il)?|may|mai|jun[ei]?|jul[yi]?|aug(?:ust)?|sep(?:t|tember)?|o[ck]t(?:ober)?|nov(?:ember)?|de[cz](?:ember)?"
-)
+_MONTHS = "jan(?:uary|uar)?|feb(?:ruary|ruar)?|mar(?:ch)?|märz|apr(?:il)?|may|mai|jun[ei]?|jul[yi]?|aug(?:ust)?|sep(?:t|tember)?|o[ck]t(?:ober)?|nov(?:ember)?|de[cz](?:ember)?"
 _DATE = re.compile(
     rf"\b\d{{4}}-\d{{2}}-\d{{2}}\b|\b\d{{1,2}}[./]\d{{1,2}}[./]\d{{2,4}}\b|\b(?:\d{{1,2}}(?:st|nd|rd|th)?\.?\s+)?(?:of\s+)?(?:{_MONTHS})\b\.?(?:\s+\d{{1,2}}(?:st|nd|rd|th)?\b)?(?:,?\s+\d{{4}}\b)?|"
     r"\bq[1-4](?:\s*/?\s*\d{2,4})?\b|\b(?:end|beginning|start|middle|ende|anfang|mitte) (?:of )?(?:the |des |der )?(?:month|quarter|year|week|monats?|quartals?|jahres?)\b|"
@@ -61,7 +60,10 @@ _TIMELINE = re.compile(
     r"\b(go.?live|live by|launch|deadline|roll.?out|start(s|ed|ing)?|by the|until|before|deliver\w*|implement\w*|migrat\w*|ready|decision|decide|in place|sign|by|ab|bis|termin|einführung|entscheid\w*|start)\b",
     _I,
 )
-_BUDGET = re.compile(r"\b(budget\w*|spend|price (limit|cap)|at most|no more than|ceiling|maximal|höchstens|kostenrahmen|preisgrenze)\b", _I)
+_BUDGET = re.compile(
+    r"\b(budget\w*|spend|price (limit|cap)|at most|no more than|ceiling|maximal|höchstens|kostenrahmen|preisgrenze)\b",
+    _I,
+)
 _KINDS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     (
         "security",
@@ -81,7 +83,10 @@ _KINDS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ),
     (
         "support",
-        re.compile(r"\b(support|sla|24/7|help ?desk|training\w*|onboarding|schulung\w*|documentation|account manager|response time|reaktionszeit|hotline|betreuung)\b", _I),
+        re.compile(
+            r"\b(support|sla|24/7|help ?desk|training\w*|onboarding|schulung\w*|documentation|account manager|response time|reaktionszeit|hotline|betreuung)\b",
+            _I,
+        ),
     ),
     (
         "commercial",
@@ -140,7 +145,12 @@ def statement(sentence: str, source: str) -> Statement | None:
     negated = _NEGATED.search(sentence) is not None
     amount, when = money(sentence), _when(sentence)
     kind: Kind | None = None
-    if amount is not None and (_BUDGET.search(sentence) or must or should or re.search(r"\b(up to|about|around|roughly|approved|available|bis zu|rund|etwa)\b", sentence, _I)):
+    if amount is not None and (
+        _BUDGET.search(sentence)
+        or must
+        or should
+        or re.search(r"\b(up to|about|around|roughly|approved|available|bis zu|rund|etwa)\b", sentence, _I)
+    ):
         kind = "budget"
     elif when and _TIMELINE.search(sentence):
         kind = "timeline"
@@ -161,16 +171,21 @@ def statement(sentence: str, source: str) -> Statement | None:
 
 
 def _phrase(found: Statement) -> str:
-    text = re.sub(r"^(?:and|but|also|so|then|und|aber|auch|ausserdem|außerdem)[,:]?\s+", "", found.quote.strip(), flags=_I)
+    text = re.sub(
+        r"^(?:and|but|also|so|then|und|aber|auch|ausserdem|außerdem)[,:]?\s+", "", found.quote.strip(), flags=_I
+    )
     text = text[:1].upper() + text[1:]
     return text if len(text) <= 160 else text[:157].rsplit(" ", 1)[0] + " …"
 
 
-_STOP = frozenset(
-    """the and for with from that this our we you they must have need needs should would like want not no any can could will be is are was to of in on at it by a an as or also all i
-    wir ihr sie die der das den dem ein eine und mit von für auf ist sind nicht kein keine muss müssen soll sollte auch zu im am may cannot dont don't longer require required requires without allowed
-    do does please but only more must-have brauchen benötigen möchten""".split()
-)
+_STOP_TEXT = """
+    the and for with from that this our we you they must have need needs should would like want not no any can
+    could will be is are was to of in on at it by a an as or also all i wir ihr sie die der das den dem ein eine
+    und mit von für auf ist sind nicht kein keine muss müssen soll sollte auch zu im am may cannot dont don't
+    longer require required requires without allowed do does please but only more must-have brauchen benötigen
+    möchten
+"""
+_STOP = frozenset(_STOP_TEXT.split())
 
 
 def _topic(sentence: str) -> frozenset[str]:
@@ -204,7 +219,24 @@ def _disagree(first: Statement, second: Statement) -> str | None:
         both = _BUDGET.search(first.quote) and _BUDGET.search(second.quote)
         return "Budget" if both or common - {"euro", "eur", "usd", "dollar"} else None
     if first.kind == second.kind == "timeline" and first.when and second.when and first.when != second.when:
-        anchored = common & {"live", "go-live", "launch", "deadline", "rollout", "roll-out", "start", "decision", "decide", "sign", "deliver", "delivery", "ready", "termin", "einführung", "migration"}
+        anchored = common & {
+            "live",
+            "go-live",
+            "launch",
+            "deadline",
+            "rollout",
+            "roll-out",
+            "start",
+            "decision",
+            "decide",
+            "sign",
+            "deliver",
+            "delivery",
+            "ready",
+            "termin",
+            "einführung",
+            "migration",
+        }
         return "Timeline" if anchored else None
     if first.negated != second.negated and first.kind not in {"budget", "timeline"}:
         shorter = min(len(_topic(first.quote)), len(_topic(second.quote))) or 1
@@ -228,7 +260,9 @@ def _questions(statements: list[Statement], clashes: list[ProposedContradiction]
             asked.append("What budget is set aside for this?")
         if "timeline" not in kinds:
             asked.append("By when does it have to be in place?")
-        if not any(re.search(r"\b(decision|decide|approve|sign.?off|cfo|ceo|board|entscheid)", s.quote, _I) for s in statements):
+        if not any(
+            re.search(r"\b(decision|decide|approve|sign.?off|cfo|ceo|board|entscheid)", s.quote, _I) for s in statements
+        ):
             asked.append("Who decides, and who else has to agree?")
         if "integration" in kinds:
             asked.append("Which systems and versions have to be connected?")

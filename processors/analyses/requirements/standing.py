@@ -19,9 +19,12 @@ def standing(
     for clash in clashes:
         first, second = said_at.get(clash.first_source), said_at.get(clash.second_source)
         if first and second and first != second:
-            gone.add((clash.first_source, clash.first_quote) if first < second else (clash.second_source, clash.second_quote))
+            gone.add(
+                (clash.first_source, clash.first_quote) if first < second else (clash.second_source, clash.second_quote)
+            )
     return tuple(
-        item.model_copy(update={"status": "superseded" if (item.source, item.quote) in gone else "open"}) for item in items
+        item.model_copy(update={"status": "superseded" if (item.source, item.quote) in gone else "open"})
+        for item in items
     )
 
 

@@ -30,7 +30,13 @@ class Text:
     subject: str = ""
 
     def as_json(self) -> dict[str, str]:
-        return {"source": self.source, "at": self.at.astimezone(UTC).isoformat(timespec="seconds"), "subject": self.subject, "text": self.text}
+        """As a model is shown it."""
+        return {
+            "source": self.source,
+            "at": self.at.astimezone(UTC).isoformat(timespec="seconds"),
+            "subject": self.subject,
+            "text": self.text,
+        }
 
 
 def texts_of(snapshot: RecordSnapshot) -> list[Text]:
@@ -40,7 +46,9 @@ def texts_of(snapshot: RecordSnapshot) -> list[Text]:
         for fact in facts_of(snapshot, TEXT_FIELDS).values()
     ]
     found += [
-        Text(f"{note.kind}:{note.id}", note.at, note.text[:MAX_LENGTH], note.subject or "") for note in snapshot.notes if note.text.strip()
+        Text(f"{note.kind}:{note.id}", note.at, note.text[:MAX_LENGTH], note.subject or "")
+        for note in snapshot.notes
+        if note.text.strip()
     ]
     found.sort(key=lambda text: (text.at, text.source))
     return found[-MAX_TEXTS:]
@@ -48,8 +56,13 @@ def texts_of(snapshot: RecordSnapshot) -> list[Text]:
 
 _BREAK = re.compile(r"(?<=[.!?;])\s+(?=[^\sa-z])|\n+|(?<=[.!?])\s*$")
 _LEAD = re.compile(r"^\s*(?:[-*•–>]+|\(?\d{1,2}[.)])\s*")
-_REPLY = re.compile(r"^\s*(?:>|on .{5,80} wrote:|am .{5,80} schrieb|-{2,}\s*(?:original|forwarded|ursprüng)|von: |from: )", re.IGNORECASE)
-_ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|z\.B|d\.h|bzw|ca|Mr|Mrs|Ms|Dr|Nr|No|vs|Inc|Ltd|approx|[0-9])\.$", re.IGNORECASE)
+_REPLY = re.compile(
+    r"^\s*(?:>|on .{5,80} wrote:|am .{5,80} schrieb|-{2,}\s*(?:original|forwarded|ursprüng)|von: |from: )",
+    re.IGNORECASE,
+)
+_ABBREVIATION = re.compile(
+    r"\b(?:e\.g|i\.e|z\.B|d\.h|bzw|ca|Mr|Mrs|Ms|Dr|Nr|No|vs|Inc|Ltd|approx|[0-9])\.$", re.IGNORECASE
+)
 
 
 def sentences(text: str) -> Iterator[str]:

@@ -1,0 +1,185 @@
+"""Requirements with the offline rules: quotes are verbatim, what clashes is told, small talk is left alone."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from infra.crm.concepts import MAPS
+from llm_gateway.prompt import Answer
+from llm_gateway.shape import shape_of
+from processors.analyses.analysis import RULES_MODEL, Context
+from processors.analyses.requirements import PLUGIN
+from processors.analyses.requirements.answer import RequirementsAnswer
+from processors.analyses.requirements.rules import money, statement
+from processors.analyses.requirements.texts import sentences
+from processors.grounding import ground
+from schemas.insight import Requirements, Usage
+from schemas.record import Note, RecordSnapshot
+
+AT = datetime(2026, 11, 1, 9, tzinfo=UTC)
+
+
+def deal(*texts: str, crm: str = "hubspot", **fields: str) -> RecordSnapshot:
+    notes = tuple(Note(id=str(i), kind="note", at=AT + timedelta(days=i), text=text) for i, text in enumerate(texts))
+    concepts = MAPS[crm]["deal"]
+    return RecordSnapshot(
+        tenant="t",
+        account="a",
+        object="deal",
+        id="1",
+        crm=crm,
+        fields=fields,
+        concepts=concepts,
+        notes=notes,
+        modified_at=AT,
+        read_at=AT,
+    )
+
+
+async def told(snapshot: RecordSnapshot) -> Requirements:
+    async def ask(prompt):
+        return Answer(
+            prompt.rules(prompt.facts), "offline-rules", "offline", Usage(), cached=False, prompt_version=prompt.version
+        )
+
+    finding = await PLUGIN.analyse(Context(snapshot, None, ask, (), date(2026, 11, 20)))
+    payload = ground(finding.payload, snapshot).payload
+    assert isinstance(payload, Requirements)
+    return payload
+
+
+@pytest.mark.parametrize(
+    ("sentence", "kind", "priority"),
+    [
+        ("We need SSO via Okta before rollout.", "security", "must"),
+        ("It would be nice to have a mobile app.", "functional", "could"),
+        ("They would like an integration with SAP.", "integration", "should"),
+        ("Budget is around 40k EUR for the first year.", "budget", "should"),
+        ("Go-live must be by 1 March 2027.", "timeline", "must"),
+        ("They expect 24/7 support with a response time of two hours.", "support", "should"),
+        ("The CFO asked for a discount and monthly invoices.", "commercial", "should"),
+        ("Wir brauchen eine Schnittstelle zu DATEV.", "integration", "must"),
+        ("Die Daten müssen verschlüsselt gespeichert werden.", "security", "must"),
+        ("Das Budget liegt bei 30.000 EUR.", "budget", "should"),
+        ("Der Start ist für Q2 2027 geplant.", "timeline", "should"),
+        ("They cannot use any cloud hosting.", "security", "must"),
+    ],
+)
+def test_sentences_that_ask_for_something(sentence: str, kind: str, priority: str):
+    found = statement(sentence, "note:1")
+    assert found is not None
+    assert (found.kind, found.priority) == (kind, priority)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Thanks for the call yesterday.",
+        "Let me know if you need anything.",
+        "Left a voicemail, will try again.",
+        "Spoke with Ana about the weather.",
+        "Kind regards, Ana",
+        "I need to check with my colleague.",
+        "Vielen Dank für das Gespräch.",
+    ],
+)
+def test_small_talk_asks_for_nothing(sentence: str):
+    assert statement(sentence, "note:1") is None
+
+
+async def test_quotes_are_verbatim_with_source_and_time():
+    payload = await told(
+        deal("Hi!  We need   SSO via Okta.\n- Data must be hosted in the EU", description="Must support 50 users.")
+    )
+    texts = {
+        "note:0": "Hi!  We need   SSO via Okta.\n- Data must be hosted in the EU",
+        "field:description": "Must support 50 users.",
+    }
+    assert len(payload.items) == 3
+    assert all(item.quote in texts[item.source] for item in payload.items)
+    assert payload.items[-1].said_at == AT
+
+
+async def test_a_changed_budget_and_date_clash_and_the_earlier_is_superseded():
+    payload = await told(
+        deal(
+            "Budget is 40k EUR. Go-live must be by 2027-03-01.",
+            "The budget was cut to 25,000 EUR. Go-live moved to 2027-06-01.",
+        )
+    )
+    assert {clash.about for clash in payload.contradictions} == {"Budget", "Timeline"}
+    assert [item.status for item in payload.items] == ["superseded", "superseded", "open", "open"]
+    assert "Which budget holds now?" in payload.open_questions
+
+
+async def test_must_against_must_not_clashes():
+    payload = await told(deal("Data must be hosted in the cloud.", "They cannot use cloud hosting for their data."))
+    assert [clash.about for clash in payload.contradictions] == ["Security"]
+
+
+async def test_what_is_no_longer_wanted_is_no_requirement():
+    payload = await told(deal("We need a mobile app with offline mode.", "They no longer need the mobile app."))
+    assert [(item.quote, item.status) for item in payload.items] == [
+        ("We need a mobile app with offline mode.", "superseded")
+    ]
+
+
+async def test_two_amounts_for_two_things_do_not_clash():
+    payload = await told(deal("We need training for about 5,000 EUR.", "Our budget for licences is 40,000 EUR."))
+    assert payload.contradictions == ()
+
+
+async def test_what_a_mail_quotes_from_an_earlier_one_is_not_read_again():
+    payload = await told(deal("We need SSO.\nOn 3 Nov 2026 Ana Silva wrote:\nWe must have a discount of 10 percent."))
+    assert [item.quote for item in payload.items] == ["We need SSO."]
+
+
+async def test_a_record_without_texts_asks_no_model():
+    async def ask(_prompt):
+        raise AssertionError("asked")
+
+    finding = await PLUGIN.analyse(Context(deal(amount="5"), None, ask, (), date(2026, 11, 20)))
+    assert finding.model == RULES_MODEL
+    assert ground(finding.payload, deal()).payload == finding.payload
+
+
+async def test_questions_name_what_is_not_known_yet():
+    payload = await told(deal("We need an integration with SAP."))
+    assert "What budget is set aside for this?" in payload.open_questions
+    assert "By when does it have to be in place?" in payload.open_questions
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [
+        ("about 40k EUR", 40_000),
+        ("€ 15.000,50", 15_000.5),
+        ("$1.2 million", 1_200_000),
+        ("CHF 90'000", 90_000),
+        ("25,000 dollars", 25_000),
+        ("budget of 30000", 30_000),
+        ("50 users", None),
+        ("by 2027", None),
+    ],
+)
+def test_money(text: str, amount: float | None):
+    assert money(text) == amount
+
+
+def test_sentences_keep_abbreviations_and_decimals_whole():
+    assert list(sentences("We need it, e.g. SAP. Budget is 1.5 million EUR. Done!")) == [
+        "We need it, e.g. SAP.",
+        "Budget is 1.5 million EUR.",
+    ]
+
+
+def test_inputs_are_the_texts_alone():
+    one, other = deal("We need SSO.", amount="5"), deal("We need SSO.", amount="6")
+    assert PLUGIN.inputs(one) == PLUGIN.inputs(other)
+    assert PLUGIN.inputs(one) != PLUGIN.inputs(deal("We need SSO!", amount="5"))
+
+
+def test_the_answer_can_be_asked_for_in_strict_mode():
+    assert shape_of(RequirementsAnswer).strict is not None
