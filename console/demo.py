@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
+import logging
 import secrets
 import socket
 import sys
@@ -152,6 +154,7 @@ class _Demo:
 
     async def run(self) -> Report:
         configure(self._settings, "hookline-demo")
+        self._log_to_file()
         world = await self._register()
         try:
             async with running(self._settings, ROLES):
@@ -168,6 +171,12 @@ class _Demo:
                 return report
         finally:
             await self._engine.dispose()
+
+    def _log_to_file(self) -> None:
+        """Logs of this run go beside its journal: the terminal belongs to the view."""
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.StreamHandler):
+                handler.setStream((self._sandbox.data / "demo.log").open("w"))
 
     # -- setting up ----------------------------------------------------------------------------------------------------
 
@@ -265,7 +274,7 @@ class _Demo:
         self._progress.phase = "done"
         await self._look(time.monotonic() - start, live)
         if self._picture is not None:
-            recorder = Console(record=True, width=110, file=Path("/dev/null").open("w"))
+            recorder = Console(record=True, width=110, file=io.StringIO())
             recorder.print(render(self._progress))
             recorder.save_svg(str(self._picture), title="make demo")
 

@@ -107,14 +107,12 @@ def render(progress: Progress) -> RenderableType:
 
 def summary(report: Report, page: str, *, kept: bool) -> RenderableType:
     """What it came down to, in sentences."""
-    saved = report.cache_hits
+    standing = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in sorted(report.by_analysis.items()))
     lines = [
         f"{report.saves:,} saves of people arrived as {report.deliveries:,} deliveries and became {report.changes:,} changes,",
-        f"{report.records:,} snapshots and {report.insights:,} insights: "
-        + ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in sorted(report.by_analysis.items()))
-        + ".",
-        f"{report.model_calls:,} questions were asked, {saved:,} answered from the cache.",
-        f"{report.crm_writes:,} records were written in the CRMs, and {report.postgres_rows:,} insights stand in Postgres.",
+        f"{report.records:,} snapshots and {report.insights:,} insights.",
+        f"{report.model_calls:,} questions were put to the model, {report.cache_hits:,} more were answered from the cache.",
+        f"{report.crm_writes:,} times a record was written in a CRM; {report.postgres_rows:,} insights stand in Postgres ({standing}).",
     ]
     if report.p50_ms is not None:
         lines.append(
@@ -131,11 +129,10 @@ def summary(report: Report, page: str, *, kept: bool) -> RenderableType:
         verdict.append("Not everything is accounted for", style="bold red")
         verdict.append(
             f": {report.lost} lost, {report.duplicate_effects} written twice, {report.backwards} backwards, "
-            f"{report.echo_rounds} rounds caused by our own writes. `hookline topics tail crm.dead-letters` and the logs "
-            "under .hookline/demo tell more."
+            f"{report.echo_rounds} rounds caused by our own writes. `hookline topics tail crm.dead-letters` and "
+            ".hookline/demo/demo.log tell more."
         )
     where = Text.assemble(
-        ("Look at it: ", "dim"),
-        (page, "underline") if kept else ("`KEEP=1 make demo` leaves it up, and prints where to look.", ""),
+        ("Look at it: ", "dim"), (page, "underline"), "" if kept else "   (KEEP=1 make demo leaves everything up)"
     )
     return Panel(Group(Text("\n".join(lines)), Text(), verdict, where), title="what happened", title_align="left")

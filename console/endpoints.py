@@ -113,7 +113,7 @@ def show(
 async def find(found: Registry, name: str) -> Endpoint:
     """The endpoint that a person means; raises ConsoleError with the candidates."""
     endpoints = await found.endpoints()
-    matches = [e for e in endpoints if name == e.id or name == e.name or e.id.startswith(name)]
+    matches = [e for e in endpoints if name == e.name or e.id.startswith(name)]
     if len(matches) != 1:
         names = ", ".join(sorted(e.name for e in (matches or endpoints))) or "none are registered"
         problem = "more than one endpoint" if matches else "no endpoint"
@@ -126,7 +126,9 @@ async def refused(engine: AsyncEngine, endpoint: Endpoint) -> list[tuple[str, in
     async with engine.connect() as connection:
         rows = await connection.execute(
             sa.select(refusals.c.cause, sa.func.sum(refusals.c.repeats), sa.func.max(refusals.c.at))
-            .where(refusals.c.tenant == endpoint.tenant, refusals.c.endpoint == endpoint.id[:64])
+            .where(
+                refusals.c.tenant == endpoint.tenant, refusals.c.endpoint.in_((endpoint.id[:64], f"{endpoint.id[:6]}…"))
+            )
             .where(refusals.c.at > sa.func.now() - sa.text("interval '24 hours'"))
             .group_by(refusals.c.cause)
             .order_by(refusals.c.cause)

@@ -29,7 +29,7 @@ class Runnable(Protocol):
     async def start(self) -> None:
         """Raises when it cannot start; called once."""
 
-    async def drain(self, timeout: float) -> None:
+    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 -- bounds several waits, not one
         """Finish what was begun, commit, leave. Returns within `timeout` seconds."""
 
     async def wait(self) -> None:

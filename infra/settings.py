@@ -32,7 +32,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="HOOKLINE_", env_file=".env", extra="ignore", populate_by_name=True)
 
     environment: Literal["production", "development"] = Field(
-        default="production", description="`development` alone may talk to the sandbox CRM and to plain-text local servers."
+        default="production",
+        description="`development` alone may talk to the sandbox CRM and to plain-text local servers.",
     )
 
     # Kafka
@@ -51,9 +52,13 @@ class Settings(BaseSettings):
     kafka_cert_file: Path | None = Field(default=None, description="Client certificate for mutual TLS to Kafka.")
     kafka_key_file: Path | None = Field(default=None, description="Key of the client certificate.")
     kafka_partitions: int = Field(default=6, ge=1, description="Partitions of topics that `hookline migrate` creates.")
-    kafka_replication: int = Field(default=3, ge=1, description="Replication factor of topics that `hookline migrate` creates.")
+    kafka_replication: int = Field(
+        default=3, ge=1, description="Replication factor of topics that `hookline migrate` creates."
+    )
     kafka_max_message_bytes: int = Field(
-        default=1_000_000, ge=100_000, description="Largest message we produce; must leave room under the broker's `message.max.bytes`."
+        default=1_000_000,
+        ge=100_000,
+        description="Largest message we produce; must leave room under the broker's `message.max.bytes`.",
     )
 
     # Postgres and Redis
@@ -83,8 +88,12 @@ class Settings(BaseSettings):
         default=None,
         description="How senders reach the front door, e.g. `https://hooks.example.com`; signatures of v2 and v3 cover it.",
     )
-    ingress_max_body_bytes: int = Field(default=900_000, ge=1_000, description="Largest body accepted, after decompression.")
-    ingress_body_timeout_seconds: float = Field(default=10.0, gt=0, description="A body must be complete after this long.")
+    ingress_max_body_bytes: int = Field(
+        default=900_000, ge=1_000, description="Largest body accepted, after decompression."
+    )
+    ingress_body_timeout_seconds: float = Field(
+        default=10.0, gt=0, description="A body must be complete after this long."
+    )
 
     # Health and metrics
     ops_host: str = Field(default="127.0.0.1", description="Address of /health/live, /health/ready and /metrics.")
@@ -92,9 +101,13 @@ class Settings(BaseSettings):
 
     # Processors
     coalesce_window_seconds: float = Field(
-        default=5.0, ge=0, description="A record's first change goes at once; what follows within this window is folded into one."
+        default=5.0,
+        ge=0,
+        description="A record's first change goes at once; what follows within this window is folded into one.",
     )
-    max_in_flight_messages: int = Field(default=5_000, ge=1, description="Messages a role holds at most; then it pauses its consumer.")
+    max_in_flight_messages: int = Field(
+        default=5_000, ge=1, description="Messages a role holds at most; then it pauses its consumer."
+    )
     max_in_flight_bytes: int = Field(default=64 * 1024 * 1024, ge=1_000_000, description="Bytes a role holds at most.")
     crm_timeout_seconds: float = Field(default=20.0, gt=0, description="Read timeout of a CRM call.")
     crm_concurrency: int = Field(default=4, ge=1, description="CRM calls at once per account and process.")
@@ -110,12 +123,16 @@ class Settings(BaseSettings):
     provider: Literal["auto", "groq", "offline"] = Field(
         default="auto", description="`auto`: Groq when GROQ_API_KEY is set, else the offline rules."
     )
-    groq_api_key: SecretStr | None = Field(default=None, validation_alias=_plain("GROQ_API_KEY"), description="Key of Groq's API.")
+    groq_api_key: SecretStr | None = Field(
+        default=None, validation_alias=_plain("GROQ_API_KEY"), description="Key of Groq's API."
+    )
     groq_base_url: str | None = Field(
         default=None, validation_alias=_plain("GROQ_BASE_URL"), description="Another server that speaks Groq's API."
     )
     model: str = Field(default="openai/gpt-oss-120b", description="Model that answers.")
-    model_timeout_seconds: float = Field(default=30.0, gt=0, description="Total time of one question, retries included.")
+    model_timeout_seconds: float = Field(
+        default=30.0, gt=0, description="Total time of one question, retries included."
+    )
     model_requests_per_minute: int = Field(default=1_000, ge=1, description="Per tenant.")
     model_tokens_per_minute: int = Field(default=250_000, ge=1, description="Per tenant.")
     model_requests_per_day: int = Field(default=500_000, ge=1, description="Per tenant and day (UTC).")
@@ -128,7 +145,9 @@ class Settings(BaseSettings):
     )
 
     # Telemetry
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least severe level that is logged.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Least severe level that is logged."
+    )
     log_format: Literal["json", "console"] = Field(default="json", description="`console` for people.")
     otlp_endpoint: str | None = Field(
         default=None,
@@ -149,9 +168,9 @@ class Settings(BaseSettings):
 _NEEDS: dict[Role, tuple[str, ...]] = {
     "ingress": ("kafka_url", "database_url", "master_keys", "public_url"),
     "translator": ("kafka_url", "database_url", "redis_url", "master_keys"),
-    "hydrator": ("kafka_url", "database_url", "redis_url", "master_keys"),
+    "hydrator": ("kafka_url", "database_url", "master_keys"),
     "analyst": ("kafka_url", "database_url", "redis_url", "master_keys"),
-    "sinks": ("kafka_url", "database_url", "redis_url", "master_keys"),
+    "sinks": ("kafka_url", "database_url", "master_keys"),
 }
 
 
@@ -164,7 +183,9 @@ def variable(name: str) -> str:
 def problems(settings: Settings, needs: Sequence[str]) -> list[str]:
     """What is missing or contradictory, one line each, with the variable to set."""
     found = [
-        f"{variable(name)} is not set: {Settings.model_fields[name].description}" for name in needs if getattr(settings, name) is None
+        f"{variable(name)} is not set: {Settings.model_fields[name].description}"
+        for name in needs
+        if getattr(settings, name) is None
     ]
     if settings.sandbox_url and settings.environment == "production":
         found.append(
@@ -174,7 +195,9 @@ def problems(settings: Settings, needs: Sequence[str]) -> list[str]:
     if settings.kafka_security.startswith("SASL") and not (settings.kafka_username and settings.kafka_password):
         found.append(f"{settings.kafka_security} needs HOOKLINE_KAFKA_USERNAME and HOOKLINE_KAFKA_PASSWORD")
     if settings.provider == "groq" and settings.groq_api_key is None:
-        found.append("GROQ_API_KEY is not set, and HOOKLINE_PROVIDER=groq needs it: set it, or use HOOKLINE_PROVIDER=offline")
+        found.append(
+            "GROQ_API_KEY is not set, and HOOKLINE_PROVIDER=groq needs it: set it, or use HOOKLINE_PROVIDER=offline"
+        )
     return found
 
 

@@ -228,7 +228,7 @@ class Receiver:
                 body=request.body,
             ),
             key,
-            kafka_key=f"{endpoint.tenant}/{endpoint.id}/{exchange.request_id}",
+            kafka_key=f"{endpoint.tenant}/{exchange.request_id}",
             partition_key=exchange.request_id,
             now=now,
             traceparent=traceparent,

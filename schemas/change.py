@@ -34,4 +34,5 @@ class Change(Message):
 
     @property
     def ref(self) -> RecordRef:
+        """The record's identity."""
         return RecordRef(self.tenant, self.account, self.object, self.id)

@@ -6,7 +6,7 @@ Law: no personal data. Source: CloudEvents 1.0 Kafka protocol binding, binary mo
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
 
@@ -33,9 +33,6 @@ class Envelope:
     key_id: str = ""
     """The data key that seals the payload; set when sealing."""
     traceparent: str = ""
-
-    def with_key(self, key_id: str) -> Self:
-        return replace(self, key_id=key_id)
 
     def headers(self) -> list[tuple[str, bytes]]:
         """As Kafka headers."""
@@ -64,7 +61,9 @@ class Envelope:
                 given[name] = (value or b"").decode()
             except UnicodeDecodeError as error:
                 raise EnvelopeError(f"header {name}: not UTF-8") from error
-        missing = [name for name in ("ce_id", "ce_type", "ce_source", "ce_time", "hl_tenant", "hl_key") if not given.get(name)]
+        missing = [
+            name for name in ("ce_id", "ce_type", "ce_source", "ce_time", "hl_tenant", "hl_key") if not given.get(name)
+        ]
         if missing:
             raise EnvelopeError(f"headers missing: {', '.join(missing)}")
         try:

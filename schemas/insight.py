@@ -174,4 +174,5 @@ class Insight(Message):
 
     @property
     def ref(self) -> RecordRef:
+        """The record's identity."""
         return RecordRef(self.tenant, self.account, self.object, self.id)

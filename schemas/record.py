@@ -112,6 +112,7 @@ class RecordSnapshot(Message):
 
     @property
     def ref(self) -> RecordRef:
+        """The record's identity."""
         return RecordRef(self.tenant, self.account, self.object, self.id)
 
     def value(self, concept: str) -> str | None:

@@ -43,7 +43,11 @@ class Topic(Generic[P]):
         """The topic's Kafka configuration."""
         if self.compacted:
             # 7 days of every version: a replay "as it was" is complete within the compaction lag.
-            policy = {"cleanup.policy": "compact", "min.compaction.lag.ms": str(7 * DAYS), "delete.retention.ms": str(7 * DAYS)}
+            policy = {
+                "cleanup.policy": "compact",
+                "min.compaction.lag.ms": str(7 * DAYS),
+                "delete.retention.ms": str(7 * DAYS),
+            }
         else:
             policy = {"cleanup.policy": "delete", "retention.ms": str(self.retention_ms)}
         return {**policy, **self.settings}
@@ -57,17 +61,26 @@ DELIVERIES: Topic[Delivery] = Topic(
     "crm.deliveries",
     Delivery,
     "hookline.delivery.v1",
-    key=lambda d: f"{d.tenant}/{d.endpoint}/{d.request_id}",
+    # Without the endpoint: for a sender that signs nothing, its id is the secret, and keys are in the clear.
+    key=lambda d: f"{d.tenant}/{d.request_id}",
     partition_by=lambda d: d.request_id,
     scope="delivery",
     retention_ms=72 * HOURS,
 )
-CHANGES: Topic[Change] = Topic("crm.changes", Change, "hookline.change.v1", key=_record, partition_by=_record, scope="record")
+CHANGES: Topic[Change] = Topic(
+    "crm.changes", Change, "hookline.change.v1", key=_record, partition_by=_record, scope="record"
+)
 CHANGES_BULK: Topic[Change] = Topic(
     "crm.changes.bulk", Change, "hookline.change.v1", key=_record, partition_by=_record, scope="record"
 )
 RECORDS: Topic[RecordSnapshot] = Topic(
-    "crm.records", RecordSnapshot, "hookline.record.v1", key=_record, partition_by=_record, scope="record", compacted=True
+    "crm.records",
+    RecordSnapshot,
+    "hookline.record.v1",
+    key=_record,
+    partition_by=_record,
+    scope="record",
+    compacted=True,
 )
 INSIGHTS: Topic[Insight] = Topic(
     "crm.insights",

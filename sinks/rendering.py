@@ -102,7 +102,9 @@ def _requirements(found: Requirements) -> dict[str, str]:
 
 def _requirement(item: Requirement) -> str:
     status = " [superseded]" if item.status == "superseded" else ""
-    return f"{item.priority.upper()} {item.kind}{status}: {item.text} – “{item.quote}” ({item.source}, {item.said_at:%Y-%m-%d})"
+    # Rules have no words of their own for what was asked: said once is enough.
+    told = "" if item.text.strip() == item.quote.strip() else f"{item.text} – "
+    return f"{item.priority.upper()} {item.kind}{status}: {told}“{item.quote}” ({item.source}, {item.said_at:%Y-%m-%d})"
 
 
 def _quality(found: DataQuality) -> dict[str, str]:

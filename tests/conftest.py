@@ -17,7 +17,10 @@ def _clean_environment():
     """Settings of the person's shell must not decide a test; the servers' URLs are taken up by tests/connected."""
     kept = {name: os.environ[name] for name in ("KAFKA_URL", "DATABASE_URL", "REDIS_URL") if name in os.environ}
     for name in list(os.environ):
-        if name.startswith(("HOOKLINE_", "GROQ_", "OTEL_")) and name not in {"HOOKLINE_MAVEN_URL", "HOOKLINE_JAVA_HOME"}:
+        if name.startswith(("HOOKLINE_", "GROQ_", "OTEL_")) and name not in {
+            "HOOKLINE_MAVEN_URL",
+            "HOOKLINE_JAVA_HOME",
+        }:
             del os.environ[name]
     for name in kept:
         del os.environ[name]

@@ -25,7 +25,9 @@ from infra.settings import Settings
 def addresses(_clean_environment: dict[str, str]) -> Iterator[Addresses]:
     """Real servers, started once for the whole run unless they were given."""
     given = _clean_environment
-    with tempfile.TemporaryDirectory(prefix="hookline-test-", dir=os.environ.get("HOOKLINE_TEST_DATA"), ignore_cleanup_errors=True) as data:
+    with tempfile.TemporaryDirectory(
+        prefix="hookline-test-", dir=os.environ.get("HOOKLINE_TEST_DATA"), ignore_cleanup_errors=True
+    ) as data:
         Path(data).chmod(0o755)  # as root the servers run as somebody else, who must get in
         stack = EmbeddedStack(
             Path(data),
@@ -35,7 +37,9 @@ def addresses(_clean_environment: dict[str, str]) -> Iterator[Addresses]:
         )
         with stack as found:
             asyncio.run(
-                migrate_topics(Settings(kafka_url=found.kafka_url, kafka_partitions=6, kafka_replication=1, _env_file=None))
+                migrate_topics(
+                    Settings(kafka_url=found.kafka_url, kafka_partitions=6, kafka_replication=1, _env_file=None)
+                )
             )
             yield found
 

@@ -6,15 +6,20 @@ Law: made from the snapshot alone; what talks to a machine, or hides text, is no
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 
 from processors.analyses.facts import day, label_of, number
 from processors.analyses.requirements.texts import Text, texts_of
-from processors.analyses.suspicion import addresses_machine, folded, presentable
+from processors.analyses.suspicion import addresses_machine, folded, joined_talks, machine_text, presentable
 from schemas.record import RecordSnapshot
 
+SEAMS = 8
+"""Of so many texts the ends are read together."""
+RUN = 6
+"""So many words in a row that stand in a note are copied, not said."""
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 _DIGITS = re.compile(r"\d[\d.,'’ \u00a0\u202f]*")
 
@@ -64,6 +69,11 @@ def numbers(text: str) -> set[float]:
     return {value for value in found if value is not None}
 
 
+def runs_of(said: Sequence[str]) -> set[tuple[str, ...]]:
+    """Every RUN words in a row."""
+    return {tuple(said[i : i + RUN]) for i in range(len(said) - RUN + 1)}
+
+
 @dataclass
 class Evidence:
     """One snapshot, ready to be asked."""
@@ -111,7 +121,7 @@ class Evidence:
         return {
             text.source: text
             for text in texts_of(self.snapshot)
-            if not addresses_machine(f"{text.subject}\n{text.text}")
+            if not addresses_machine(machine_text(text.subject, text.text))
         }
 
     @cached_property
@@ -119,27 +129,21 @@ class Evidence:
         """Whether anything on this record talks to a machine: one text or value, or two that only do so together."""
         fields = list(self.snapshot.fields.values())
         notes = sorted(self.snapshot.notes, key=lambda note: (note.at, note.id))
-        parts = [*fields, *(f"{note.subject or ''}\n{note.text}" for note in notes)]
-        if any(addresses_machine(part) for part in parts):
+        if any(
+            addresses_machine(part) for part in (*fields, *(machine_text(note.subject, note.text) for note in notes))
+        ):
             return True
-        # An order cut in two: the end of one text with the beginning of another, whichever came first.
-        ends = [(folded(note.text).strip()[:160], folded(note.text).strip()[-160:]) for note in notes[-12:]] + [
-            (folded(value).strip()[:160], folded(value).strip()[-160:]) for value in fields if len(value) > 12
-        ][-12:]
-        return any(
-            addresses_machine(f"{last}{glue}{first}")
-            for i, (_, last) in enumerate(ends)
-            for j, (first, _) in enumerate(ends)
-            if i != j
-            for glue in (" ", "")
+        # An order cut in two, whichever half came first. Values that are a word or a number hold no half of a sentence.
+        return joined_talks([note.text for note in notes[-SEAMS:]]) or joined_talks(
+            [value for value in fields if " " in value][:SEAMS]
         )
 
     @cached_property
-    def prose(self) -> tuple[tuple[str, ...], ...]:
-        """The words of every text on the record, trusted or not: what must not simply be copied."""
-        return tuple(tuple(words(f"{note.subject or ''} {note.text}")) for note in self.snapshot.notes) + tuple(
-            tuple(words(value)) for field, value in self.snapshot.fields.items() if field not in self.values
-        )
+    def runs(self) -> dict[tuple[str, ...], frozenset[tuple[str, ...]]]:
+        """Of every text on the record, trusted or not: its words → its runs of RUN words, which must not simply be copied."""
+        prose = [words(f"{note.subject or ''} {note.text}") for note in self.snapshot.notes]
+        prose += [words(value) for field, value in self.snapshot.fields.items() if field not in self.values]
+        return {tuple(said): frozenset(runs_of(said)) for said in prose}
 
     def cite(self, field: str, value: str) -> str | None:
         """The record's own value of a field when the claim names it truly; else None."""

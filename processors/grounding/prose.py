@@ -12,7 +12,7 @@ from datetime import date
 
 from processors.analyses.facts import day
 from processors.analyses.suspicion import addresses_machine, folded
-from processors.grounding.evidence import Evidence, numbers, words
+from processors.grounding.evidence import Evidence, numbers, runs_of, words
 
 _ADDRESS = re.compile(
     r"@|://|\bwww\b|\b(?:https?|hxxps?|mailto|tel|ftp)\b|\b[\w-]+\.[a-z]{2,24}\b(?!\s*[A-Z])|\[dot\]|\(dot\)|\bdot\s+(?:com|net|org|example|io)\b|\[at\]",
@@ -102,8 +102,6 @@ _DATE = re.compile(
     rf"\b(?:(\d{{1,2}})(?:st|nd|rd|th)?\.? (?:of )?({'|'.join(_MONTH)})\.?|({'|'.join(_MONTH)})\.? (\d{{1,2}})(?:st|nd|rd|th)?),? (\d{{4}})\b",
     re.IGNORECASE,
 )
-_COPIED = 6
-"""So many words in a row that stand in a note are copied, not said."""
 
 
 def _hidden(text: str) -> bool:
@@ -202,21 +200,14 @@ def _stranger(text: str, allowed: Iterable[str]) -> str | None:
 
 
 def _copied(text: str, evidence: Evidence, sources: Sequence[str]) -> bool:
-    said = words(text)
     own = {tuple(words(source)) for source in sources}
-    runs = {tuple(said[i : i + _COPIED]) for i in range(len(said) - _COPIED + 1)}
-    if not runs:
-        return False
-    for prose in evidence.prose:
-        if prose in own:
-            continue
-        there = {prose[i : i + _COPIED] for i in range(len(prose) - _COPIED + 1)}
-        if any(
-            sum(word not in _STOP for word in run) >= 3 and not any(_within(run, source) for source in own)
-            for run in runs & there
-        ):
-            return True
-    return False
+    telling = {run for run in runs_of(words(text)) if sum(word not in _STOP for word in run) >= 3}
+    return any(
+        not any(_within(run, source) for source in own)
+        for prose, there in evidence.runs.items()
+        if telling and prose not in own
+        for run in telling & there
+    )
 
 
 def _within(run: tuple[str, ...], source: tuple[str, ...]) -> bool:

@@ -5,6 +5,8 @@ Law: a quote is the source's own words or it is nothing; a text that talks to a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from processors.analyses.requirements.rules import answer as by_rules
 from processors.analyses.requirements.standing import standing, summary_of
 from processors.analyses.requirements.texts import sentences
@@ -32,16 +34,7 @@ def ground_requirements(payload: Requirements, snapshot: RecordSnapshot) -> tupl
         ):
             items.append(grounded)
     clashes = tuple(clash for clash in (_clash(clash, evidence, dropped) for clash in payload.contradictions) if clash)
-    ours = by_rules({"texts": [text.as_json() for text in evidence.texts.values()]}).open_questions
-    questions: list[str] = []
-    for question in payload.open_questions[: 2 * MOST_QUESTIONS]:
-        if question in ours or not (reason := _question(question, evidence, items)):
-            questions.append(question)
-        else:
-            dropped.append(f"open question: {reason}")
-    if items and not questions:
-        questions = list(ours)
-    asked = tuple(dict.fromkeys(questions))[:MOST_QUESTIONS]
+    asked = _questions(payload.open_questions, evidence, items, dropped)
     kept = standing(items, clashes, {source: text.at for source, text in evidence.texts.items()})
     return Requirements(
         items=kept, contradictions=clashes, open_questions=asked, summary=summary_of(kept, clashes, asked)
@@ -100,12 +93,35 @@ def _clash(clash: Contradiction, evidence: Evidence, dropped: list[str]) -> Cont
     return clash.model_copy(update={"about": about, "first_quote": first, "second_quote": second})
 
 
-def _question(question: str, evidence: Evidence, items: list[Requirement]) -> str | None:
+def _questions(
+    proposed: Sequence[str], evidence: Evidence, items: list[Requirement], dropped: list[str]
+) -> tuple[str, ...]:
+    ours: Sequence[str] | None = None
+
+    def by_us() -> Sequence[str]:
+        return by_rules({"texts": [text.as_json() for text in evidence.texts.values()]}).open_questions
+
+    own = {normal(sentence) for text in evidence.texts.values() for sentence in sentences(text.text)}
+    kept: list[str] = []
+    for question in proposed[: 2 * MOST_QUESTIONS]:
+        reason = _question(question, evidence, items, own)
+        if reason:
+            # Our own questions are what the rules ask about these texts: only a refused one is worth asking them again.
+            ours = by_us() if ours is None else ours
+            if question not in ours:
+                dropped.append(f"open question: {reason}")
+                continue
+        kept.append(question)
+    if items and not kept:
+        kept = list(by_us() if ours is None else ours)
+    return tuple(dict.fromkeys(kept))[:MOST_QUESTIONS]
+
+
+def _question(question: str, evidence: Evidence, items: list[Requirement], own: set[str]) -> str | None:
     if evidence.tainted:
         return "the record holds text that talks to a machine"
     if not question.rstrip().endswith("?"):
         return "not a question"
-    own = {normal(sentence) for text in evidence.texts.values() for sentence in sentences(text.text)}
     if normal(question) in own:
         return "copied from a note"
     return refusal(question, evidence, sources=[item.quote for item in items], length=QUESTION_LENGTH)

@@ -11,7 +11,9 @@ from llm_gateway.prompt import Answer, Prompt
 from processors.analyses import data_quality, lead_intel, requirements
 from processors.analyses.analysis import Context
 from processors.analyses.lead_intel.answer import LeadIntelAnswer
+from processors.analyses.suspicion import addresses_machine
 from processors.grounding import ground
+from processors.grounding.evidence import Evidence as Evidence_
 from processors.grounding.evidence import same_value
 from schemas.insight import DataQuality, Defect, Duplicate, Evidence, Factor, LeadIntel, NextAction, Usage
 from tests.processors.lures import LURES, Lure, factor, record, said
@@ -69,6 +71,34 @@ async def test_the_offline_rules_are_not_steered_either(lure: Lure):
     if lure.name in {"quote_of_another_source", "topic_of_a_contradiction"}:
         return  # there the text itself is a customer's honest wish
     assert not lure.carries(grounded)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Please ignore my previous e-mail, the budget is 40k.",
+        "They need an integration with OpenAI and ChatGPT for their support team.",
+        "The customer builds a language model of their own and looks for a platform for AI workloads.",
+        "Please add the requirement for SSO to the contract.",
+        "We need to export all contacts and show all deals in one dashboard.",
+        "System: SAP ECC 6.0\nUser: 50 seats in phase one",
+        "The user must install the app and log in with a password.",
+        "Their NPS score is 45, and a credit score of 720 is fine.",
+        "Thanks for your instructions, we followed them and it worked.",
+        "Please send us a summary of the features and give us a quote.",
+        "They want the score of each supplier in the report, graded A to E.",
+        "Sales rep should call on Monday. Reply in English is fine.",
+        "Rules: no cloud hosting. Everything above 10k goes to the CFO.",
+        "Die Bewertung der Anbieter erfolgt im März, bitte ergänzen Sie das Angebot.",
+        "AI: they want forecasting; ML: churn prediction. The bot must answer in German.",
+        "Reference: 4F7A9C2E4B1D8E6F7A3B9C1D2E5F6A7B, invoice https://acme.com/inv/33, tel. 030 123456.",
+        "Order key QWxhZGRpbjpvcGVuc2VzYW1lQWxhZGRpbg==",
+    ],
+)
+def test_what_people_write_to_people_is_no_attack(text: str):
+    """INVARIANT: a text taken for an attack loses its requirements; customers who sell AI would lose them all."""
+    assert not addresses_machine(text)
+    assert not Evidence_(record(text)).tainted
 
 
 def intel(**changes) -> LeadIntel:

@@ -67,7 +67,9 @@ def test_golden_files_are_never_edited():
 def test_no_field_may_become_required_later(topic):
     """A field that a v1 message lacks must have a default: the set of required fields is frozen per version."""
     frozen = json.loads((GOLDEN / "required.v1.txt").read_text())
-    assert sorted(name for name, field in topic.payload.model_fields.items() if field.is_required()) == frozen[topic.name]
+    assert (
+        sorted(name for name, field in topic.payload.model_fields.items() if field.is_required()) == frozen[topic.name]
+    )
 
 
 def test_a_field_that_is_not_known_yet_is_left_out_and_not_refused():

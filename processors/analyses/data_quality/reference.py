@@ -132,7 +132,7 @@ STATES: dict[str, tuple[str, ...]] = {
         "Schleswig-Holstein",
         "Thüringen",
         "Thuringia",
-    ),  # fmt: skip
+    ),
     "CA": (
         "Ontario",
         "Quebec",

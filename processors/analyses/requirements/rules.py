@@ -13,7 +13,7 @@ from typing import Any, Literal
 from processors.analyses.facts import number
 from processors.analyses.requirements.answer import ProposedContradiction, ProposedRequirement, RequirementsAnswer
 from processors.analyses.requirements.texts import sentences
-from processors.analyses.suspicion import addresses_machine
+from processors.analyses.suspicion import addresses_machine, machine_text
 
 Kind = Literal["functional", "integration", "security", "budget", "timeline", "commercial", "support", "other"]
 Priority = Literal["must", "should", "could"]
@@ -276,7 +276,7 @@ def answer(facts: Mapping[str, Any]) -> RequirementsAnswer:
     found: list[Statement] = []
     seen: set[str] = set()
     for text in facts["texts"]:
-        if addresses_machine(text["text"]):
+        if addresses_machine(machine_text(text["subject"], text["text"])):
             continue
         for sentence in sentences(text["text"]):
             key = re.sub(r"\W+", " ", sentence.casefold()).strip()
