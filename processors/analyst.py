@@ -30,7 +30,7 @@ from infra.unavailable import Unavailable
 from llm_gateway.prompt import Answer, Caller, InputRefused, ModelUnavailable, OutputInvalid, Prompt, QuotaSpent
 from processors.analyses.analysis import Analysis, Ask, Context, Finding
 from processors.grounding import ground
-from processors.hydrator import fenced
+from processors.hydrator import OVERTAKEN, fenced
 from processors.matching import Match
 from processors.ports import Letter, Opens, Publishes, owner_of, write_letters
 from processors.state import AnalystState, Kept
@@ -210,7 +210,9 @@ class Analyst:
         # Its read came earlier, its snapshot later: an owner wrote it who did not know that he was none any more. What people
         # see last must be made from the freshest read, so the record is read again.
         read_before = max(look.latest_read, last.read_at) if last else look.latest_read
-        if look.snapshot.read_at < read_before and look.snapshot.reason != "fenced":
+        if look.snapshot.read_at < read_before:
+            if look.snapshot.reason == "fenced":
+                return _Outcome(look, asides=[Aside(look.snapshot.ref, STAGE, OVERTAKEN)])
             return _Outcome(look, overtaken=True)
         return self._retract(look) if look.snapshot.deleted else None
 

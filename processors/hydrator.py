@@ -47,6 +47,8 @@ ACTIVITIES = frozenset({"note", "email"})
 
 READ_LAGGED = "READ_LAGGED"
 """Aside: the CRM's answer is older than what it told us; read again shortly."""
+OVERTAKEN = "OVERTAKEN"
+"""Another member has published a later read meanwhile: the record is read once more."""
 DELETION_UNSEEN = "DELETION_UNSEEN"
 """Aside: the CRM announced a deletion and still answers; read again shortly."""
 CREATION_UNSEEN = "CREATION_UNSEEN"
@@ -283,7 +285,9 @@ class Hydrator:
         explained = trigger.erased or trigger.deleted_at is not None or (standing is not None and standing.deleted)
         if not explained:
             batch.dead(trigger, Cause.RECORD_GONE, "the CRM no longer has this record")
-        if standing and standing.deleted and trigger.reason == "webhook":
+        # A later deletion is told again: somebody may have seen the record alive in between, and not have said so yet.
+        told = standing is not None and standing.deleted and trigger.occurred_at <= standing.modified_at
+        if told and trigger.reason == "webhook":
             self._count(trigger, "unchanged")
             return
         self._count(trigger, "gone")
@@ -322,12 +326,16 @@ class Hydrator:
             # What was announced may not be in here yet. What is, goes on at once.
             batch.aside(trigger, READ_LAGGED, LAG_SECONDS)
         reason = trigger.reason
+        told_at = read.modified_at
         if reason in _NO_NEWS_THEMSELVES and alive and alive.content == content.whole:
             if await self._touched(trigger, alive, read, account, client):
                 reason = "webhook"  # the edit weighs more than the sweep that it came together with
             elif webhook:
                 self._count(trigger, "unchanged")
                 return
+            else:
+                # A sweep that found nothing new tells people nothing: an edit that did is still to be told, however late.
+                told_at = alive.modified_at
         difference = snapshots.compare(content, alive.marks if alive else None, trigger.named, read.modified_at)
         read_at = _to_millis(batch.clock)
         try:
@@ -348,21 +356,20 @@ class Hydrator:
             return
         self._count(trigger, "published")
         self._will_publish(
-            batch, trigger, snapshot, Standing(content.whole, difference.marks, False, read.modified_at, read_at)
+            batch, trigger, snapshot, Standing(content.whole, difference.marks, False, told_at, read_at)
         )
 
     async def _touched(
         self, trigger: Trigger, alive: Standing, read: Read, account: Account, client: CrmClient
     ) -> bool:
         """Whether somebody else's edit left everything as it was: a value set and set back. It is news all the same, because
-        people see on the record how new its insights are. An edit from before the last read was in it: that the record was
-        modified since is our own write.
+        people see on the record how new its insights are.
         """
         if read.modified_at <= alive.modified_at or trigger.occurred_at <= alive.modified_at:
             return False
         ours = await self._our_user(account, client) if trigger.authors else None
         news_at = trigger.news_at(client.own_prefix, ours)
-        return news_at is not None and news_at > max(alive.modified_at, alive.read_at)
+        return news_at is not None and news_at > alive.modified_at
 
     async def _editor(self, trigger: Trigger, read: Read, account: Account, client: CrmClient) -> str | None:
         """Who made the last foreign edit, as far as anybody says."""
@@ -407,8 +414,11 @@ class Hydrator:
         late = await self._state.save(
             {each.trigger.ref: Published(each.standing, batch.standings.get(each.trigger.ref)) for each in ready}
         )
-        # Once only: a fenced trigger that fences again would never end should the database's clock be set back.
         again = [each for each in ready if each.trigger.ref in late and each.trigger.reason != "fenced"]
+        # Not at once: a fenced trigger that fences again would spin, should the database's clock be set back.
+        later = [each for each in ready if each.trigger.ref in late and each.trigger.reason == "fenced"]
+        if later:
+            await self._set_aside.put([Aside(each.trigger.ref, STAGE, OVERTAKEN) for each in later])
         if again:
             _log.warning("fenced", records=len(again))
             await self._publisher.publish(

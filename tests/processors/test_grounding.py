@@ -64,6 +64,22 @@ async def test_what_a_stranger_wrote_does_not_steer_what_reaches_the_record(lure
     assert ground(grounded.payload, lure.snapshot).payload == grounded.payload
 
 
+WORD_FOR_WORD_IN_A_NOTE = {"requirement_by_order", "requirement_in_a_field"}
+"""What only recognition can stop: the sentence stands there, and might be a customer's wish."""
+
+
+@pytest.mark.parametrize(
+    "lure", [lure for lure in LURES if lure.name not in WORD_FOR_WORD_IN_A_NOTE], ids=lambda lure: lure.name
+)
+async def test_lures_that_nobody_recognises_are_stopped_all_the_same(lure: Lure, monkeypatch: pytest.MonkeyPatch):
+    """INVARIANT: tomorrow's attack is written in words that we do not know; the checks on what comes out must hold alone."""
+    monkeypatch.setattr(Evidence_, "tainted", False)
+    for module in ("evidence", "prose", "requirements"):
+        monkeypatch.setattr(f"processors.grounding.{module}.addresses_machine", lambda _text: False)
+    finding = await plugin_of(lure).analyse(Context(lure.snapshot, None, Gullible(lure).ask, (), TODAY))
+    assert not lure.carries(ground(finding.payload, lure.snapshot).payload)
+
+
 @pytest.mark.parametrize("lure", LURES, ids=lambda lure: lure.name)
 async def test_the_offline_rules_are_not_steered_either(lure: Lure):
     finding = await plugin_of(lure).analyse(Context(lure.snapshot, None, by_rules, (), TODAY))

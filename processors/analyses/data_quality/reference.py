@@ -161,7 +161,7 @@ STATES: dict[str, tuple[str, ...]] = {
 
 POSTAL: dict[str, str] = {
     "DE": r"\d{5}", "US": r"\d{5}(-\d{4})?", "FR": r"\d{5}", "IT": r"\d{5}", "ES": r"\d{5}", "FI": r"\d{5}", "MX": r"\d{5}", "TR": r"\d{5}",
-    "GB": r"[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2}", "NL": r"\d{4} ?[A-Z]{2}", "AT": r"\d{4}", "CH": r"\d{4}", "BE": r"\d{4}", "DK": r"\d{4}",
+    "GB": r"[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2}", "NL": r"\d{4}( ?[A-Z]{2})?", "AT": r"\d{4}", "CH": r"\d{4}", "BE": r"\d{4}", "DK": r"\d{4}",
     "NO": r"\d{4}", "AU": r"\d{4}", "HU": r"\d{4}", "NZ": r"\d{4}", "ZA": r"\d{4}", "CA": r"[A-Z]\d[A-Z] ?\d[A-Z]\d", "PL": r"\d{2}-\d{3}",
     "PT": r"\d{4}-\d{3}", "SE": r"(SE-)?\d{3} ?\d{2}", "CZ": r"\d{3} ?\d{2}", "SK": r"\d{3} ?\d{2}", "GR": r"\d{3} ?\d{2}", "IN": r"\d{3} ?\d{3}",
     "CN": r"\d{6}", "SG": r"\d{6}", "RO": r"\d{6}", "JP": r"\d{3}-?\d{4}", "BR": r"\d{5}-?\d{3}", "IE": r"[A-Z]\d[\dW] ?[A-Z\d]{4}",

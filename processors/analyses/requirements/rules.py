@@ -76,7 +76,7 @@ _KINDS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     (
         "integration",
         re.compile(
-            r"\b(integrat\w*|api|connect(s|or|ors|ion)?|sync\w*|interface|schnittstelle\w*|anbind\w*|sap|erp|salesforce|hubspot|dynamics|netsuite|datev|slack|teams|jira|webhook\w*|import|export|"
+            r"\b(integrat\w*|api|connect(s|or|ors|ion)?|sync\w*|(?<!user )interface|schnittstelle\w*|anbind\w*|sap|erp|salesforce|hubspot|dynamics|netsuite|datev|slack|teams|jira|webhook\w*|import|export|"
             r"csv|single source|active directory|azure ad|okta|snowflake|power ?bi|tableau|oracle|workday|shopify|zendesk)\b",
             _I,
         ),
@@ -98,10 +98,11 @@ _KINDS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ),
 )
 _FUNCTIONAL = re.compile(
-    r"\b(dashboard\w*|report\w*|mobile|offline|app|search|workflow\w*|automat\w*|users?|seats?|alert\w*|notif\w*|multi.?lingual|language|bulk|upload|approval\w*|feature\w*|function\w*|"
+    r"\b(dashboard\w*|user interface|benutzeroberfläche|report\w*|mobile|offline|app|search|workflow\w*|automat\w*|users?|seats?|alert\w*|notif\w*|multi.?lingual|language|bulk|upload|approval\w*|feature\w*|function\w*|"
     r"track\w*|scan\w*|forecast\w*|template\w*|real.?time|languages|benutzer|nutzer|berichte?|auswertung\w*|funktion\w*|echtzeit)\b",
     _I,
 )
+_JOINT = re.compile(r";\s+|,\s+(?:and|but|und|aber)\s+", _I)
 _SMALL_TALK = re.compile(
     r"\b(thank|thanks|danke|let me know|looking forward|kind regards|best regards|call me|have a (nice|great)|hope (you|this)|vielen dank|mit freundlichen|freue mich|attached|anbei|"
     r"need to (talk|call|check|follow|send|think)|have to (check|talk|call)|wanted to (say|check|let)|i will|i'll|we'll send|will send|sent (the|them)|left (a )?voicemail)\b",
@@ -170,6 +171,13 @@ def statement(sentence: str, source: str) -> Statement | None:
     return Statement(kind or "other", priority, sentence, source, negated, amount, when)
 
 
+def _clauses(sentence: str, source: str) -> list[str]:
+    """The halves of a sentence that asks for two things, each verbatim; else the sentence."""
+    parts = [part.strip() for part in _JOINT.split(sentence)]
+    whole = len(parts) > 1 and all(len(part) >= 12 and statement(part, source) for part in parts)
+    return parts if whole else [sentence]
+
+
 def _phrase(found: Statement) -> str:
     text = re.sub(
         r"^(?:and|but|also|so|then|und|aber|auch|ausserdem|außerdem)[,:]?\s+", "", found.quote.strip(), flags=_I
@@ -210,6 +218,7 @@ def contradictions(statements: Iterable[Statement]) -> list[ProposedContradictio
                         second_source=second.source,
                     )
                 )
+                break  # what follows disagrees with the later one, and is told there
     return found
 
 
@@ -278,7 +287,7 @@ def answer(facts: Mapping[str, Any]) -> RequirementsAnswer:
     for text in facts["texts"]:
         if addresses_machine(machine_text(text["subject"], text["text"])):
             continue
-        for sentence in sentences(text["text"]):
+        for sentence in (clause for whole in sentences(text["text"]) for clause in _clauses(whole, text["source"])):
             key = re.sub(r"\W+", " ", sentence.casefold()).strip()
             asked = statement(sentence, text["source"])
             if asked and key not in seen:

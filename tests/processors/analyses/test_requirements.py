@@ -114,6 +114,23 @@ async def test_a_changed_budget_and_date_clash_and_the_earlier_is_superseded():
     assert "Which budget holds now?" in payload.open_questions
 
 
+async def test_a_sentence_that_asks_for_two_things_gives_two_requirements():
+    payload = await told(deal("They must have single sign-on, and the budget is capped at 50,000 EUR."))
+    assert [(item.kind, item.quote) for item in payload.items] == [
+        ("security", "They must have single sign-on"),
+        ("budget", "the budget is capped at 50,000 EUR."),
+    ]
+
+
+async def test_three_budgets_in_a_row_clash_in_a_chain():
+    payload = await told(deal("Budget is 40k EUR.", "Budget is 30k EUR.", "Budget is 20k EUR."))
+    assert [(clash.first_source, clash.second_source) for clash in payload.contradictions] == [
+        ("note:0", "note:1"),
+        ("note:1", "note:2"),
+    ]
+    assert [item.status for item in payload.items] == ["superseded", "superseded", "open"]
+
+
 async def test_must_against_must_not_clashes():
     payload = await told(deal("Data must be hosted in the cloud.", "They cannot use cloud hosting for their data."))
     assert [clash.about for clash in payload.contradictions] == ["Security"]
