@@ -39,7 +39,7 @@ from infra import metrics
 from infra.accounts import Account, Registry
 from infra.crm.vendors import connect
 from infra.database.engine import build_engine
-from infra.database.tables import insights
+from infra.database.tables import accounts, endpoints, insights, set_aside
 from infra.kafka.codec import Codec, Received
 from infra.keyring import Keyring
 from infra.local.engine import StackError
@@ -121,6 +121,11 @@ def total(counter: Counter, **labels: str) -> int:
     )
 
 
+def held() -> int:
+    """Messages that the roles of this process hold: in work, or waiting for their record's turn."""
+    return int(sum(sample.value for metric in metrics.HELD_MESSAGES.collect() for sample in metric.samples))
+
+
 class _Demo:
     def __init__(
         self,
@@ -170,7 +175,14 @@ class _Demo:
                         await self._stay(page)
                 return report
         finally:
+            await self._forget(world)
             await self._engine.dispose()
+
+    async def _forget(self, world: World) -> None:
+        """The sandbox ends with this run: its accounts and endpoints would only look broken. Insights stay."""
+        async with self._engine.begin() as connection:
+            for table in (set_aside, endpoints, accounts):
+                await connection.execute(sa.delete(table).where(table.c.tenant == world.tenant))
 
     def _log_to_file(self) -> None:
         """Logs of this run go beside its journal: the terminal belongs to the view."""
@@ -266,6 +278,7 @@ class _Demo:
             elif (
                 time.monotonic() - quiet_since > QUIET_SECONDS
                 and self._progress.settled >= self._progress.changed_records
+                and held() == 0
             ):
                 break
             elif time.monotonic() - quiet_since > QUIET_SECONDS + self._settings.coalesce_window_seconds * 2:
