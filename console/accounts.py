@@ -41,7 +41,9 @@ def add(
     integration_user: Annotated[str, typer.Option(help="Salesforce: id of the user that Hookline writes as.")] = "",
 ) -> None:
     """Register an account, and make our properties or fields in it."""
-    opened = _credentials(credentials)
+    if crm == "salesforce" and not instance:
+        raise ConsoleError("a Salesforce account needs --instance, e.g. --instance acme.my.salesforce.com")
+    opened = _credentials(crm, credentials)
     config = {
         key: value
         for key, value in (
@@ -51,8 +53,6 @@ def add(
         )
         if value
     }
-    if crm == "salesforce" and not instance:
-        raise ConsoleError("a Salesforce account needs --instance, e.g. --instance acme.my.salesforce.com")
 
     async def command() -> tuple[Account, list[str]]:
         async with registry() as (found, settings, *_):
@@ -82,7 +82,19 @@ def add(
     out.print("Next: edit a record in the CRM, then `hookline status`.")
 
 
-def _credentials(text: str) -> dict[str, Any]:
+FORMS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "hubspot": (("access_token",), ("client_id", "client_secret", "refresh_token")),
+    "salesforce": (
+        ("consumer_key", "consumer_secret"),
+        ("consumer_key", "username", "private_key"),
+        ("consumer_key", "refresh_token"),
+        ("access_token",),
+    ),
+}
+"""The members that each way of signing in needs; one way is enough."""
+
+
+def _credentials(crm: str, text: str) -> dict[str, Any]:
     if not text:
         raise ConsoleError("credentials are missing: pass them as JSON in HOOKLINE_NEW_CREDENTIALS (or --credentials)")
     try:
@@ -91,6 +103,10 @@ def _credentials(text: str) -> dict[str, Any]:
         raise ConsoleError("credentials are not JSON: check quotes and braces") from error
     if not isinstance(opened, dict) or not opened:
         raise ConsoleError("credentials must be a JSON object with at least one member")
+    forms = FORMS.get(crm, ())
+    if forms and not any(all(opened.get(name) for name in form) for form in forms):
+        ways = "; or ".join(", ".join(form) for form in forms)
+        raise ConsoleError(f"these credentials are not enough for {crm}: it needs {ways}")
     return opened
 
 
@@ -123,13 +139,11 @@ def _when(value: Any) -> str:
 def show(id_: Annotated[str, typer.Argument(metavar="ACCOUNT", help="e.g. hubspot:145883449")]) -> None:
     """One account; credentials are never shown."""
 
-    async def command() -> Account | None:
+    async def command() -> Account:
         async with registry() as (found, *_):
             return await found.account(id_)
 
     account = run(command)
-    if account is None:
-        raise ConsoleError(f"no account {id_!r}: `hookline account list` shows them")
     out.print(f"account        {account.id}\nname           {account.name or '-'}\ntenant         {account.tenant}")
     out.print(f"state          {account.state}" + (f": {account.state_reason}" if account.state_reason else ""))
     out.print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Annotated
 
 import sqlalchemy as sa
@@ -12,7 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from console.runtime import ConsoleError, out, registry, run
 from infra.accounts import Endpoint, Registry
 from infra.database.tables import refusals
+from infra.plugins import load
 from infra.settings import Settings
+from ingress.sources.source import Source
 
 app = typer.Typer(help="Endpoints: the URLs that senders call.", no_args_is_help=True)
 
@@ -33,33 +36,51 @@ def add(
         str,
         typer.Option(
             envvar="HOOKLINE_NEW_SECRET",
-            help="The sender's secret (HubSpot: the app's client secret); made if absent.",
+            help="What the sender signs with. HubSpot: the app's client secret, needed. Standard Webhooks: made if absent. "
+            "Salesforce: not used, for its messages carry no signature.",
             show_default=False,
         ),
     ] = "",
 ) -> None:
     """Register an endpoint; prints its URL, and its secret if one was made."""
-
-    async def command() -> tuple[Endpoint, Settings]:
-        async with registry() as (found, settings, *_):
-            config = {"app_id": app_id} if app_id else {}
-            made = await found.add_endpoint(
-                tenant, source, name=name or source, config=config, secret=secret.encode() or None
-            )
-            return made, settings
-
+    sources = load("ingress.sources", Source)  # type: ignore[type-abstract]  # the protocol is only asked for its members
     if source == "hubspot" and not secret:
         raise ConsoleError(
             "a HubSpot endpoint needs the app's client secret, which signs every delivery: copy it from the app's Auth tab "
             "and pass it as HOOKLINE_NEW_SECRET (or --secret)"
         )
+    if source == "standard_webhooks" and secret:
+        _check_standard(secret)
+
+    async def command() -> tuple[Endpoint, Settings]:
+        async with registry() as (found, settings, *_):
+            given = secret.encode() or (sources[source].new_secret() if source in sources else None)
+            config = {"app_id": app_id} if app_id else {}
+            made = await found.add_endpoint(
+                tenant, source, name=name or source, config=config, secret=given, known_sources=sources
+            )
+            return made, settings
+
     endpoint, settings = run(command)
     out.print(f"endpoint [bold]{endpoint.name}[/] created.\n  URL     {url_of(settings, endpoint)}", soft_wrap=True)
     if not secret and source != "salesforce":
         out.print(f"  secret  {endpoint.secrets[0].value.decode()}   (shown once)", soft_wrap=True)
     if source == "salesforce":
         out.print("  The URL itself is the secret: paste it into the outbound message and nowhere else.")
-    out.print(f"Next: `hookline account add {source} ID --tenant {tenant} --endpoint {endpoint.name}`", soft_wrap=True)
+    crm = source if source in {"hubspot", "salesforce"} else "CRM"
+    out.print(f"Next: `hookline account add {crm} ID --tenant {tenant} --endpoint {endpoint.name}`", soft_wrap=True)
+
+
+def _check_standard(secret: str) -> None:
+    try:
+        long_enough = bool(base64.b64decode(secret.removeprefix("whsec_"), validate=True))
+    except ValueError:
+        long_enough = False
+    if not long_enough:
+        raise ConsoleError(
+            "a Standard Webhooks secret is base64, mostly with `whsec_` in front: copy it from the sender, "
+            "or unset HOOKLINE_NEW_SECRET to have one made"
+        )
 
 
 @app.command("list")

@@ -5,6 +5,7 @@ Law: an error that a person can meet ends in one message that says what to do ne
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Annotated
 
@@ -12,8 +13,7 @@ import typer
 from rich.console import Console
 
 from console import accounts, config, demo, endpoints, insights, serve, status, tenants, topics
-from console.runtime import ConsoleError
-from infra.settings import SettingsError
+from console.runtime import explained
 
 app = typer.Typer(
     name="hookline",
@@ -45,10 +45,17 @@ def version(*, short: Annotated[bool, typer.Option("--short", help="The number a
 
 def main() -> None:
     """Entry point of the installed command."""
+    # Libraries log what they then raise; without a role that sets up logging, it would stand between the person and the message.
+    logging.getLogger().addHandler(logging.NullHandler())
     try:
         app()
-    except (ConsoleError, SettingsError) as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error[/] {error}", markup=True)
-        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        told = explained(error)
+        if told is None:
+            raise
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console.print("[bold red]error[/]", end=" ")
+        console.print(str(told), markup=False)
+        sys.exit(2)

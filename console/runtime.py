@@ -15,15 +15,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from aiokafka.errors import KafkaError
 from pydantic import SecretStr, ValidationError
 from rich.console import Console
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from infra.accounts import Registry, RegistryError
 from infra.database.engine import build_engine
 from infra.keyring import Keyring
-from infra.settings import Settings, problems, variable
+from infra.settings import Settings, SettingsError, problems, variable
+from infra.unavailable import as_unavailable
 
 T = TypeVar("T")
 
@@ -135,13 +137,35 @@ def run(command: Callable[[], Awaitable[T]]) -> T:
 
     try:
         return asyncio.run(guarded())
-    except RegistryError as error:
-        raise ConsoleError(str(error)) from error
-    except ProgrammingError as error:
-        if "does not exist" in str(error.orig):
-            raise ConsoleError("the database has no tables of ours yet: run `hookline migrate` first") from error
-        raise
-    except OperationalError as error:
-        raise ConsoleError(
-            f"PostgreSQL cannot be reached: check {variable('database_url')} and that the server is up"
-        ) from error
+    except Exception as error:
+        told = explained(error)
+        if told is None:
+            raise
+        raise told from error
+
+
+def explained(error: Exception) -> ConsoleError | None:
+    """What a person can do about it; None for a bug of ours. Server's own words are left out: they repeat passwords."""
+    if isinstance(error, ConsoleError):
+        return error
+    if isinstance(error, RegistryError | SettingsError):
+        return ConsoleError(str(error))
+    if isinstance(error, ProgrammingError) and "does not exist" in str(error.orig):
+        return ConsoleError("the database has no tables of ours yet: run `hookline migrate` first")
+    away = as_unavailable(error)
+    if away is not None and away.part in _ADDRESSES:
+        name, field = _ADDRESSES[away.part]
+        return ConsoleError(f"{name} cannot be reached: check {variable(field)} and that the server is up")
+    if isinstance(error, KafkaError):
+        return ConsoleError(
+            f"Kafka does not do this ({type(error).__name__}): check {variable('kafka_url')}, "
+            f"{variable('kafka_security')} and this user's rights there"
+        )
+    return None
+
+
+_ADDRESSES = {
+    "postgres": ("PostgreSQL", "database_url"),
+    "kafka": ("Kafka", "kafka_url"),
+    "redis": ("Redis", "redis_url"),
+}

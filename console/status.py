@@ -54,15 +54,17 @@ class Lag:
 async def lags(settings: Settings) -> list[Lag]:
     """Lag of every role's group, in messages and seconds; raises KafkaError when the brokers do not answer."""
     admin = AIOKafkaAdminClient(**options(settings))
-    await admin.start()
     try:
+        await admin.start()
         async with reader(settings) as consumer:
             found = []
             known = groups(settings)
             described = dict.fromkeys(known, 0)
-            for response in await admin.describe_consumer_groups(list(known)):
-                for entry in response.groups:
-                    described[entry[1]] = len(entry[5])
+            for group in known:
+                # One at a time: aiokafka 0.14 misreads an answer about several (it reads v3 as v2).
+                for response in await admin.describe_consumer_groups([group]):
+                    for entry in response.groups:
+                        described[entry[1]] = len(entry[5])
             for group, (role, topics) in known.items():
                 committed = await admin.list_consumer_group_offsets(group)
                 for topic in topics:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import cache
 from typing import Any
 
 import structlog
@@ -59,8 +60,9 @@ def log(name: str) -> structlog.stdlib.BoundLogger:
     return found
 
 
+@cache
 def tracer() -> trace.Tracer:
-    """The tracer of all our spans."""
+    """The tracer of all our spans; made once, as making one costs more than a span. Works from before `configure` on."""
     return trace.get_tracer("hookline")
 
 

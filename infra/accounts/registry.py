@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from infra.accounts.identity import Account, Endpoint, RegistryError, Secret, State, account_id
-from infra.database.tables import accounts, endpoint_accounts, endpoint_secrets, endpoints, tenants
+from infra.database.tables import accounts, endpoint_accounts, endpoint_secrets, endpoints, set_aside, tenants
 
 _TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
@@ -152,6 +152,8 @@ class Registry:
     ) -> Account:
         """Register a CRM org, or give a registered one of the same tenant new credentials and make it active again.
 
+        What was set aside while it was disconnected is due at once then.
+
         Raises:
             RegistryError: malformed id, unknown tenant or endpoint, or another tenant has it.
         """
@@ -165,6 +167,9 @@ class Registry:
         )
         async with self._change() as connection:
             await self._need_tenant(connection, tenant)
+            before = await connection.scalar(
+                sa.select(accounts.c.state).where(accounts.c.id == identity).with_for_update()
+            )
             statement = insert(accounts).values(
                 id=identity,
                 tenant=tenant,
@@ -192,6 +197,17 @@ class Registry:
             if done.first() is None:
                 raise RegistryError(
                     f"account {identity} belongs to another tenant already: an org has one tenant; remove it there first"
+                )
+            if before == "disconnected":
+                # Its records waited for this, and not for a time.
+                await connection.execute(
+                    set_aside.update()
+                    .where(
+                        set_aside.c.account == identity,
+                        set_aside.c.emitted_at.is_(None),
+                        set_aside.c.due_at > sa.func.now(),
+                    )
+                    .values(due_at=sa.func.now())
                 )
             for endpoint in endpoints:
                 of = await self._need_endpoint(connection, endpoint)

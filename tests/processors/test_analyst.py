@@ -48,6 +48,7 @@ class FakeAnalysis:
     reads: str | None = None
     asks: bool = False
     objects: frozenset[str] = frozenset({"contact", "deal"})
+    wants_matches: bool = True
     version: str = "1"
     seen: list[Context] = field(default_factory=list)
     before: Callable[[RecordSnapshot], Awaitable[None]] | None = None
