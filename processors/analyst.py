@@ -75,6 +75,10 @@ class Lookalikes(Protocol):
         ...
 
 
+_Matches = asyncio.Task[Mapping[RecordRef, Sequence[Match]]]
+"""Of all records of a batch."""
+
+
 @dataclass(slots=True)
 class _Look:
     """One record of a batch: its newest snapshot, and what the older ones add to it."""
@@ -86,7 +90,7 @@ class _Look:
     """Whether any of them was made because of somebody's edit, not only because a sweep came by."""
     traceparents: list[str]
     states: Mapping[str, Kept] = field(default_factory=dict)
-    matches: Sequence[Match] = ()
+    matches: _Matches | None = None
     key: DataKey | None = None
 
     @property
@@ -147,8 +151,16 @@ class Analyst:
         received, refused = await self._codec.open(RECORDS, raws)
         letters = [Letter(raw, cause, detail, *owner_of(raw)) for raw, cause, detail in refused]
         looks = _newest(received)
-        await self._prepare(looks)
-        outcomes = await self._work(looks.values())
+        alive = [look.snapshot for look in looks.values() if not look.snapshot.deleted]
+        # Beside everything else: whoever wants likely duplicates waits for them, and nobody else does.
+        matches = asyncio.create_task(self._matches(alive))
+        try:
+            await self._prepare(looks, matches)
+            outcomes = await self._work(looks.values())
+            await matches
+        finally:
+            matches.cancel()
+            await asyncio.gather(matches, return_exceptions=True)
         gone = [each.look.snapshot.ref for each in outcomes if each.look.snapshot.deleted and not each.overtaken]
         if gone:
             await self._lookalikes.remove(gone)
@@ -160,13 +172,12 @@ class Analyst:
         letters.extend(letter for outcome in outcomes for letter in outcome.letters)
         await write_letters(self._publisher, STAGE, letters)
 
-    async def _prepare(self, looks: Mapping[RecordRef, _Look]) -> None:
+    async def _prepare(self, looks: Mapping[RecordRef, _Look], matches: _Matches) -> None:
         """All that is known of these records: one round trip each, at the same time."""
-        alive = [look.snapshot for look in looks.values() if not look.snapshot.deleted]
-        states, matches, keys = await asyncio.gather(self._state.load(looks), self._matches(alive), self._keys(looks))
+        states, keys = await asyncio.gather(self._state.load(looks), self._keys(looks))
         for ref, look in looks.items():
             look.states = states.get(ref, {})
-            look.matches = matches.get(ref, ())
+            look.matches = matches
             look.key = keys[ref]
 
     async def _matches(self, alive: Sequence[RecordSnapshot]) -> Mapping[RecordRef, Sequence[Match]]:
@@ -258,12 +269,16 @@ class Analyst:
         kept = look.states.get(analysis.name)
         last = self._open(look, kept) if kept else None
         previous = last if last and not last.retracted else None
+        matches: Sequence[Match] = ()
+        if analysis.wants_matches and look.matches is not None:
+            # Shielded: others of the batch wait for the same answer.
+            matches = (await asyncio.shield(look.matches)).get(snapshot.ref, ())
         finding = await analysis.analyse(
             Context(
                 snapshot=snapshot,
                 previous=previous,
                 ask=self._door(look, analysis.name),
-                matches=look.matches,
+                matches=matches,
                 today=self._now().date(),
             )
         )

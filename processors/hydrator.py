@@ -142,6 +142,9 @@ class Hydrator:
         letters = [Letter(raw, cause, detail, *owner_of(raw)) for raw, cause, detail in refused]
         triggers = fold(received)
         metrics.COALESCED.inc(len(received) - len(triggers))
+        if any(self._accounts.account(ref.account) is None for ref in triggers):
+            # Its view follows within a second; before an account is called foreign, it is asked once more.
+            await self._accounts.refresh()
         records, activities, waiting = self._sort(triggers.values(), letters)
         clock, standings = await self._state.load([trigger.ref for trigger in records])
         batch = _Batch(clock, standings, letters=letters)

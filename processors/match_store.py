@@ -12,9 +12,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import orjson
-import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from infra.database.statement import Statements
 from infra.keyring import DataKey, Undecryptable, key_id_of, open_sealed, seal
 from processors.matching import THRESHOLD, Features, Match, blocking_keys, compare, features
 from schemas.record import RecordRef, RecordSnapshot
@@ -25,37 +25,32 @@ PER_RECORD = 50
 MOST_MATCHES = 5
 _BLOCK_BYTES = 15
 
-_UPSERT = sa.text(
-    """
+_UPSERT = """
     INSERT INTO match_index (tenant, account, object, record_id, blocks, sealed_features)
     SELECT tenant, account, object, record_id, string_to_array(blocks, ','), sealed
-    FROM unnest(CAST(:tenant AS text[]), CAST(:account AS text[]), CAST(:object AS text[]), CAST(:record_id AS text[]),
-                CAST(:blocks AS text[]), CAST(:sealed AS bytea[])) AS given(tenant, account, object, record_id, blocks, sealed)
+    FROM unnest(%(tenant)s::text[], %(account)s::text[], %(object)s::text[], %(record_id)s::text[],
+                %(blocks)s::text[], %(sealed)s::bytea[]) AS given(tenant, account, object, record_id, blocks, sealed)
     ON CONFLICT (tenant, account, object, record_id) DO UPDATE
     SET blocks = excluded.blocks, sealed_features = excluded.sealed_features
     WHERE match_index.blocks IS DISTINCT FROM excluded.blocks
-    """
-)
-_REMOVE = sa.text(
-    """
-    DELETE FROM match_index USING unnest(CAST(:tenant AS text[]), CAST(:account AS text[]), CAST(:object AS text[]),
-                                         CAST(:record_id AS text[])) AS given(tenant, account, object, record_id)
+"""
+_REMOVE = """
+    DELETE FROM match_index USING unnest(%(tenant)s::text[], %(account)s::text[], %(object)s::text[],
+                                         %(record_id)s::text[]) AS given(tenant, account, object, record_id)
     WHERE match_index.tenant = given.tenant AND match_index.account = given.account
       AND match_index.object = given.object AND match_index.record_id = given.record_id
-    """
-)
-_CANDIDATES = sa.text(
-    """
+"""
+_CANDIDATES = """
     WITH asked AS (
-        SELECT * FROM unnest(CAST(:place AS int[]), CAST(:tenant AS text[]), CAST(:account AS text[]), CAST(:object AS text[]),
-                             CAST(:record_id AS text[]), CAST(:block AS text[])) AS q(place, tenant, account, object, record_id, block)
+        SELECT * FROM unnest(%(place)s::int[], %(tenant)s::text[], %(account)s::text[], %(object)s::text[],
+                             %(record_id)s::text[], %(block)s::text[]) AS q(place, tenant, account, object, record_id, block)
     ), hits AS (
         SELECT asked.place, asked.tenant, asked.account, asked.object, other.record_id
         FROM asked CROSS JOIN LATERAL (
             SELECT m.record_id FROM match_index m
             WHERE m.blocks @> ARRAY[asked.block] AND m.tenant = asked.tenant AND m.account = asked.account
               AND m.object = asked.object AND m.record_id <> asked.record_id
-            LIMIT :per_block
+            LIMIT %(per_block)s::int
         ) AS other
     ), ranked AS (
         SELECT place, tenant, account, object, record_id,
@@ -64,9 +59,8 @@ _CANDIDATES = sa.text(
     )
     SELECT ranked.place, m.record_id, m.sealed_features
     FROM ranked JOIN match_index m USING (tenant, account, object, record_id)
-    WHERE ranked.rank <= :per_record
-    """
-)
+    WHERE ranked.rank <= %(per_record)s::int
+"""
 
 
 class Keys(Protocol):
@@ -93,7 +87,7 @@ class MatchStore:
     """Stateless; safe for any number of tasks. Every method raises what the engine and the keyring raise when Postgres is away."""
 
     def __init__(self, engine: AsyncEngine, keyring: Keys) -> None:
-        self._engine = engine
+        self._statements = Statements(engine)
         self._keyring = keyring
 
     async def find(self, snapshots: Sequence[RecordSnapshot]) -> Mapping[RecordRef, Sequence[Match]]:
@@ -122,21 +116,14 @@ class MatchStore:
             blocks = [*self._blocks(ref, kept[ref]), whole]
             rows.append((*ref, ",".join(blocks), seal(keys[ref], plaintext, purpose=PURPOSE)))
         names = ("tenant", "account", "object", "record_id", "blocks", "sealed")
-        async with self._engine.begin() as connection:
-            await connection.execute(_UPSERT, {name: [row[i] for row in rows] for i, name in enumerate(names)})
+        await self._statements.run(_UPSERT, {name: [row[i] for row in rows] for i, name in enumerate(names)})
 
     async def remove(self, refs: Collection[RecordRef]) -> None:
         """Forget these records. Safe to call again."""
         if refs:
             ordered = sorted(set(refs))
-            async with self._engine.begin() as connection:
-                await connection.execute(
-                    _REMOVE,
-                    {
-                        name: [ref[i] for ref in ordered]
-                        for i, name in enumerate(("tenant", "account", "object", "record_id"))
-                    },
-                )
+            names = ("tenant", "account", "object", "record_id")
+            await self._statements.run(_REMOVE, {name: [ref[i] for ref in ordered] for i, name in enumerate(names)})
 
     async def candidates(self, snapshots: Sequence[RecordSnapshot]) -> dict[RecordRef, tuple[Match, ...]]:
         """Likely duplicates of each record, best first, at most MOST_MATCHES; records without any are absent."""
@@ -146,8 +133,8 @@ class MatchStore:
         await self._keyring.start()
         asked = [(place, *ref, block) for place, (ref, found) in enumerate(known) for block in self._blocks(ref, found)]
         names = ("place", "tenant", "account", "object", "record_id", "block")
-        async with self._engine.connect() as connection:
-            rows = await _rows(connection, {name: [row[i] for row in asked] for i, name in enumerate(names)})
+        given = {name: [row[i] for row in asked] for i, name in enumerate(names)}
+        rows = await self._statements.run(_CANDIDATES, {**given, "per_block": PER_BLOCK, "per_record": PER_RECORD})
         keys = await self._keyring.by_id({key_id_of(sealed) for _, _, sealed in rows})
         found_by: dict[RecordRef, list[Match]] = {}
         for place, record_id, sealed in rows:
@@ -170,11 +157,6 @@ class MatchStore:
         # The account is part of the hash, so that one account's blocks say nothing about another's.
         digest = self._keyring.fingerprint(ref.tenant, f"match:{ref.account}\0".encode() + key)
         return base64.urlsafe_b64encode(digest[:_BLOCK_BYTES]).decode()
-
-
-async def _rows(connection: AsyncConnection, asked: Mapping[str, object]) -> list[tuple[int, str, bytes]]:
-    result = await connection.execute(_CANDIDATES, {**asked, "per_block": PER_BLOCK, "per_record": PER_RECORD})
-    return [(row[0], row[1], bytes(row[2])) for row in result]
 
 
 def _opened(sealed: bytes, keys: Mapping[str, DataKey]) -> Features | None:

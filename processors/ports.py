@@ -64,6 +64,10 @@ class Accounts(Protocol):
         """From memory; never blocks or raises."""
         ...
 
+    async def refresh(self) -> bool:
+        """Look for changes now; True when there were any. Raises what the database raises."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Letter:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-import psycopg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from infra.unavailable import Unavailable
+from infra.database.statement import Statements
 from schemas.insight import Version
 from schemas.record import RecordRef
 
@@ -135,13 +134,12 @@ class PostgresHydratorState:
     """`hydrator_state`."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        # One statement each, so the server's own atomicity suffices and BEGIN and COMMIT are saved.
-        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._statements = Statements(engine)
 
     async def load(self, refs: Collection[RecordRef]) -> tuple[datetime, dict[RecordRef, Standing]]:
         """See HydratorState."""
         asked = list(refs) or [RecordRef("", "", "", "")]  # the clock is wanted even where no record is
-        rows = await _run(self._engine, _LOAD_HYDRATOR, _refs(asked))
+        rows = await self._statements.run(_LOAD_HYDRATOR, _refs(asked))
         found = {asked[row[1] - 1]: Standing(bytes(row[2]), *row[3:7]) for row in rows if row[2] is not None}
         clock: datetime = rows[0][0]
         return clock.astimezone(UTC), found
@@ -160,14 +158,14 @@ class PostgresHydratorState:
             "read": [row.read_at for row in kept],
             "expected": [row.loaded.read_at if row.loaded else None for row in rows.values()],
         }
-        return {RecordRef(*row) for row in await _run(self._engine, _SAVE_HYDRATOR, given)}
+        return {RecordRef(*row) for row in await self._statements.run(_SAVE_HYDRATOR, given)}
 
 
 class PostgresAnalystState:
     """`analyst_state`."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._statements = Statements(engine)
 
     async def load(self, refs: Collection[RecordRef]) -> dict[RecordRef, dict[str, Kept]]:
         """See AnalystState."""
@@ -175,7 +173,7 @@ class PostgresAnalystState:
         found: dict[RecordRef, dict[str, Kept]] = {}
         if not asked:
             return found
-        for row in await _run(self._engine, _LOAD_ANALYST, _refs(asked)):
+        for row in await self._statements.run(_LOAD_ANALYST, _refs(asked)):
             kept = Kept(*_unpack(bytes(row[2])), Version(row[3], row[4], row[5]), bytes(row[6]))
             found.setdefault(asked[row[0] - 1], {})[row[1]] = kept
         return found
@@ -194,7 +192,7 @@ class PostgresAnalystState:
             "generations": [row.version.generation for row in kept],
             "sealed": [row.sealed for row in kept],
         }
-        await _run(self._engine, _SAVE_ANALYST, given)
+        await self._statements.run(_SAVE_ANALYST, given)
 
 
 def _pack(row: Kept) -> bytes:
@@ -204,20 +202,6 @@ def _pack(row: Kept) -> bytes:
 
 def _unpack(packed: bytes) -> tuple[bytes, datetime]:
     return packed[8:], datetime.fromtimestamp(int.from_bytes(packed[:8], "big") / 1000, UTC)
-
-
-async def _run(engine: AsyncEngine, statement: str, given: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    """One statement, prepared by the driver once it has come a few times; rows, if it returns any. Raises Unavailable.
-
-    It goes to psycopg directly: SQLAlchemy's own way costs twice the CPU, which a batch of one record feels.
-    """
-    async with engine.connect() as connection:
-        driver: psycopg.AsyncConnection[Any] = (await connection.get_raw_connection()).driver_connection  # type: ignore[assignment]  # SQLAlchemy types it for any driver
-        try:
-            cursor = await driver.execute(statement, given)
-            return await cursor.fetchall() if cursor.description else []
-        except psycopg.OperationalError as error:
-            raise Unavailable("postgres", why=type(error).__name__) from error
 
 
 def _refs(refs: list[RecordRef]) -> dict[str, Any]:

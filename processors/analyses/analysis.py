@@ -40,7 +40,7 @@ class Context:
     """The newest insight of this analysis on this record, if there is one."""
     ask: Ask
     matches: Sequence[Match]
-    """Likely duplicates, best first; empty where none were looked for."""
+    """Likely duplicates, best first; empty for an analysis that does not want them."""
     today: date
 
 
@@ -63,6 +63,8 @@ class Analysis(Protocol):
     name: str
     objects: frozenset[str]
     """The kinds of records that it applies to."""
+    wants_matches: bool
+    """Whether it reads `Context.matches`; one that does not need not wait for them."""
 
     @property
     def version(self) -> str:

@@ -503,3 +503,11 @@ def test_a_row_that_was_set_aside_becomes_the_trigger_that_its_cause_asks_for():
     assert of("READ_LAGGED") == ("updated", "webhook"), "or every lag would publish twice"
     assert of("DELETION_UNSEEN") == ("deleted", "reconcile"), "or a deletion that is known already would swallow it"
     assert of("CREATION_UNSEEN") == ("created", "webhook")
+
+
+async def test_an_account_that_was_registered_this_moment_is_looked_up_before_it_is_called_foreign(stage):
+    new = ref("8", account="hubspot:2")
+    stage.hubspot.save(new, read(city="Oslo"))
+    stage.directory.registered_since["hubspot:2"] = stage.directory.accounts.pop("hubspot:2")
+    assert len(await stage.see(change(new))) == 1
+    assert stage.causes == []

@@ -140,9 +140,17 @@ class Log:
 @dataclass
 class Directory:
     accounts: dict[str, Account]
+    registered_since: dict[str, Account] = field(default_factory=dict)
+    """What the view does not show before it is refreshed."""
 
     def account(self, id: str) -> Account | None:
         return self.accounts.get(id)
+
+    async def refresh(self) -> bool:
+        changed = bool(self.registered_since)
+        self.accounts.update(self.registered_since)
+        self.registered_since.clear()
+        return changed
 
     async def disconnect(self, id: str, reason: str) -> None:
         self.accounts[id] = replace(self.accounts[id], state="disconnected", state_reason=reason)

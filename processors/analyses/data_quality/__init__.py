@@ -63,6 +63,7 @@ class DataQualityAnalysis:
 
     name = "data_quality"
     objects = frozenset({"contact", "company", "deal", "lead"})
+    wants_matches = True
     version = "1"
 
     def inputs(self, snapshot: RecordSnapshot) -> dict[str, Any]:

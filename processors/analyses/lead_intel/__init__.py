@@ -41,6 +41,7 @@ class LeadIntelAnalysis:
 
     name = "lead_intel"
     objects = frozenset({"contact", "lead", "deal"})
+    wants_matches = False
 
     @property
     def version(self) -> str:

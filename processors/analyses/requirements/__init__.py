@@ -31,6 +31,7 @@ class RequirementsAnalysis:
 
     name = "requirements"
     objects = frozenset({"deal", "lead", "contact"})
+    wants_matches = False
 
     @property
     def version(self) -> str:
