@@ -1,5 +1,6 @@
 # Hookline. `make help` lists what there is.
 SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
@@ -23,7 +24,7 @@ $(READY): pyproject.toml requirements.lock requirements-pip.lock infra/local/kaf
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "python3 -m venv failed: on Debian and Ubuntu, apt-get install python3-venv"; exit 1; }
 	@echo "[1/3] Python packages (about 250 MB, checksums in requirements.lock; a cut download resumes when you run this again)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-pip.lock
-	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar $(if $(CI),off,on) --quiet --resume-retries 5 --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar $(if $(CI),off,on) --resume-retries 5 --require-hashes -r requirements.lock | { grep -v '^Requirement already\|^Collecting' || true; }
 	@echo "[2/3] Hookline itself"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@echo "[3/3] Apache Kafka's jars (checksums in infra/local/kafka-jars.lock)"

@@ -358,9 +358,7 @@ class Hydrator:
             self._count(trigger, "refused")
             return
         self._count(trigger, "published")
-        self._will_publish(
-            batch, trigger, snapshot, Standing(content.whole, difference.marks, False, told_at, read_at)
-        )
+        self._will_publish(batch, trigger, snapshot, Standing(content.whole, difference.marks, False, told_at, read_at))
 
     async def _touched(
         self, trigger: Trigger, alive: Standing, read: Read, account: Account, client: CrmClient

@@ -31,6 +31,8 @@ __all__ = ["Handler", "PoisonLimits", "Pump", "TooMuchPoison", "Unavailable"]
 
 POLL_SECONDS = 0.5
 FETCH_WAIT_MS = 200
+COMMIT_EVERY_SECONDS = 0.2
+"""So much finished work at most is done again after a crash; what ends in order commits before it leaves."""
 _MEMORY = "memory"
 
 
@@ -359,6 +361,8 @@ class Pump:
             await self._commit_wanted.wait()
             self._commit_wanted.clear()
             await self._commit()
+            # The first batch after a rest is committed at once; under load one commit then speaks for many batches.
+            await asyncio.sleep(COMMIT_EVERY_SECONDS)
 
     async def _commit(self) -> None:
         """Commit what may be; whatever goes wrong is logged and left for the next time: at worst it is handled again."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import orjson
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from infra.database.statement import Statements
 from schemas.insight import Version
 from schemas.record import RecordRef
 
@@ -22,37 +22,32 @@ RECORD = "*"
 NEVER = Version(0, -1, 0)
 BEGINNING = datetime.fromtimestamp(0, UTC)
 
-_RECORDS = """unnest(CAST(:tenants AS text[]), CAST(:accounts AS text[]), CAST(:objects AS text[]), CAST(:ids AS text[]))
+_RECORDS = """unnest(%(tenants)s::text[], %(accounts)s::text[], %(objects)s::text[], %(ids)s::text[])
     AS w (tenant, account, object, record_id)"""
-_LOAD = text(
-    f"""
+_LOAD = f"""
     SELECT s.tenant, s.account, s.object, s.record_id, s.analysis, s.epoch, s.snapshot_offset, s.generation, s.as_of, s.written, s.pending
     FROM {_RECORDS}
-    JOIN destination_state s ON s.destination = :destination
+    JOIN destination_state s ON s.destination = %(destination)s
      AND (s.tenant, s.account, s.object, s.record_id) = (w.tenant, w.account, w.object, w.record_id)
-    """  # noqa: S608 - made of constants
-)
-_BEGIN = text(
-    f"""
+"""  # noqa: S608 - made of constants
+_BEGIN = f"""
     INSERT INTO destination_state AS s (destination, tenant, account, object, record_id, analysis, epoch, snapshot_offset, generation,
                                         as_of, written, pending)
-    SELECT :destination, w.tenant, w.account, w.object, w.record_id, '{RECORD}', {NEVER.epoch}, {NEVER.offset}, {NEVER.generation},
+    SELECT %(destination)s, w.tenant, w.account, w.object, w.record_id, '{RECORD}', {NEVER.epoch}, {NEVER.offset}, {NEVER.generation},
            to_timestamp(0), '{{}}', true
     FROM {_RECORDS}
     ORDER BY w.tenant, w.account, w.object, w.record_id
     ON CONFLICT (destination, tenant, account, object, record_id, analysis) DO UPDATE SET pending = true
-    """  # noqa: S608 - made of constants
-)
-_DONE = text(
-    """
+"""  # noqa: S608 - made of constants
+_DONE = """
     INSERT INTO destination_state AS s (destination, tenant, account, object, record_id, analysis, epoch, snapshot_offset, generation,
                                         as_of, written, pending)
-    SELECT :destination, w.tenant, w.account, w.object, w.record_id, w.analysis, w.epoch, w.snapshot_offset, w.generation,
+    SELECT %(destination)s, w.tenant, w.account, w.object, w.record_id, w.analysis, w.epoch, w.snapshot_offset, w.generation,
            w.as_of, CAST(w.written AS jsonb), false
     FROM unnest(
-      CAST(:tenants AS text[]), CAST(:accounts AS text[]), CAST(:objects AS text[]), CAST(:ids AS text[]), CAST(:analyses AS text[]),
-      CAST(:epochs AS int[]), CAST(:offsets AS bigint[]), CAST(:generations AS int[]), CAST(:as_ofs AS timestamptz[]),
-      CAST(:written AS text[])
+      %(tenants)s::text[], %(accounts)s::text[], %(objects)s::text[], %(ids)s::text[], %(analyses)s::text[],
+      %(epochs)s::int[], %(offsets)s::bigint[], %(generations)s::int[], %(as_ofs)s::timestamptz[],
+      %(written)s::text[]
     ) AS w (tenant, account, object, record_id, analysis, epoch, snapshot_offset, generation, as_of, written)
     ORDER BY w.tenant, w.account, w.object, w.record_id, w.analysis
     ON CONFLICT (destination, tenant, account, object, record_id, analysis) DO UPDATE SET
@@ -60,8 +55,7 @@ _DONE = text(
       as_of = EXCLUDED.as_of, written = EXCLUDED.written, pending = false, written_at = now()
     WHERE (EXCLUDED.epoch, EXCLUDED.snapshot_offset, EXCLUDED.generation) >= (s.epoch, s.snapshot_offset, s.generation)
     RETURNING tenant, account, object, record_id, analysis
-    """
-)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,24 +76,21 @@ class CrmState:
     """The table `destination_state`, for one destination. Each method is one statement."""
 
     def __init__(self, engine: AsyncEngine, destination: str) -> None:
-        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._statements = Statements(engine)
         self._destination = destination
 
     async def load(self, refs: Collection[RecordRef]) -> State:
         """What is known of these records: analysis → row; an empty mapping for a record that was never written."""
         found: State = {ref: {} for ref in refs}
-        async with self._engine.connect() as connection:
-            rows = await connection.execute(_LOAD, {"destination": self._destination, **_columns(refs)})
-            for row in rows:
-                found[RecordRef(row.tenant, row.account, row.object, row.record_id)][row.analysis] = Row(
-                    Version(row.epoch, row.snapshot_offset, row.generation), row.as_of, row.written, row.pending
-                )
+        rows = await self._statements.run(_LOAD, {"destination": self._destination, **_columns(refs)})
+        for tenant, account, object_, record_id, analysis, *version, as_of, written, pending in rows:
+            ref = RecordRef(tenant, account, object_, record_id)
+            found[ref][analysis] = Row(Version(*version), as_of, written, pending)
         return found
 
     async def begin(self, refs: Collection[RecordRef]) -> None:
         """Note that these records are about to be written."""
-        async with self._engine.connect() as connection:
-            await connection.execute(_BEGIN, {"destination": self._destination, **_columns(refs)})
+        await self._statements.run(_BEGIN, {"destination": self._destination, **_columns(refs)})
 
     async def done(self, rows: Iterable[tuple[RecordRef, str, Row]]) -> set[RecordRef]:
         """Note what was written; returns the records of which somebody else noted a newer version meanwhile."""
@@ -116,8 +107,7 @@ class CrmState:
             "as_ofs": [row.as_of for _, _, row in given],
             "written": [orjson.dumps(dict(row.written)).decode() for _, _, row in given],
         }
-        async with self._engine.connect() as connection:
-            kept = {tuple(row) for row in await connection.execute(_DONE, values)}
+        kept = set(await self._statements.run(_DONE, values))
         return {ref for ref, analysis, _ in given if (*ref, analysis) not in kept}
 
 

@@ -12,9 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
-
+from infra.database.statement import Statements
 from schemas.insight import Insight, LeadIntel
 from sinks.destinations.destination import Destination, DestinationPlugin, Needs, Outcome, Stale, Written, newest
 
@@ -26,16 +24,15 @@ _NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 # `unnest` of arrays: half the client's work of any other way but COPY, and still one round trip.
 # Both inserts are one statement, so a crash between them cannot be.
-_WRITE = text(
-    """
+_WRITE = """
     WITH given AS MATERIALIZED (
       SELECT * FROM ROWS FROM (unnest(
-        CAST(:tenant AS text[]), CAST(:account AS text[]), CAST(:object AS text[]), CAST(:record_id AS text[]), CAST(:analysis AS text[]),
-        CAST(:epoch AS int[]), CAST(:snapshot_offset AS bigint[]), CAST(:generation AS int[]),
-        CAST(:crm AS text[]), CAST(:as_of AS timestamptz[]), CAST(:analyzed_at AS timestamptz[]), CAST(:model AS text[]),
-        CAST(:prompt_version AS text[]), CAST(:score AS int[]), CAST(:grade AS text[]), CAST(:retracted AS boolean[]),
-        CAST(:dropped_claims AS int[]), CAST(:cost_usd AS float8[])
-      ), jsonb_array_elements(CAST(:payload AS jsonb))) AS g (tenant, account, object, record_id, analysis, epoch, snapshot_offset, generation, crm, as_of, analyzed_at, model,
+        %(tenant)s::text[], %(account)s::text[], %(object)s::text[], %(record_id)s::text[], %(analysis)s::text[],
+        %(epoch)s::int[], %(snapshot_offset)s::bigint[], %(generation)s::int[],
+        %(crm)s::text[], %(as_of)s::timestamptz[], %(analyzed_at)s::timestamptz[], %(model)s::text[],
+        %(prompt_version)s::text[], %(score)s::int[], %(grade)s::text[], %(retracted)s::boolean[],
+        %(dropped_claims)s::int[], %(cost_usd)s::float8[]
+      ), jsonb_array_elements(%(payload)s::jsonb)) AS g (tenant, account, object, record_id, analysis, epoch, snapshot_offset, generation, crm, as_of, analyzed_at, model,
               prompt_version, score, grade, retracted, dropped_claims, cost_usd, payload)
     ), history AS (
       INSERT INTO insight_history (tenant, account, object, record_id, analysis, epoch, snapshot_offset, generation, as_of, analyzed_at,
@@ -60,8 +57,7 @@ _WRITE = text(
       dropped_claims = EXCLUDED.dropped_claims, cost_usd = EXCLUDED.cost_usd, written_at = now()
     WHERE (EXCLUDED.epoch, EXCLUDED.snapshot_offset, EXCLUDED.generation) > (i.epoch, i.snapshot_offset, i.generation)
     RETURNING tenant, account, object, record_id, analysis
-    """
-)
+"""
 
 
 class PostgresDestination:
@@ -71,7 +67,7 @@ class PostgresDestination:
     keeps_history = True
 
     def __init__(self, needs: Needs) -> None:
-        self._engine: AsyncEngine = needs.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._statements = Statements(needs.engine)
         self._touch = needs.touch
         self._touched: dict[str, float] = {}
 
@@ -86,9 +82,7 @@ class PostgresDestination:
         """See Destination."""
         if not insights:
             return []
-        async with self._engine.connect() as connection:
-            rows = (await connection.execute(_WRITE, _arrays(insights))).all()
-        changed = {tuple(row) for row in rows}
+        changed = set(await self._statements.run(_WRITE, _arrays(insights)))
         await self._note(insights)
         last = newest(insights)
         return [
