@@ -54,7 +54,7 @@ class HydratorRole(Role):
             fingerprint=self.parts.keyring.fingerprint,
             # A broker that takes less than our cap still takes every snapshot.
             max_snapshot_bytes=min(MAX_SNAPSHOT_BYTES, self.settings.kafka_max_message_bytes - ENVELOPE_BYTES),
-            disconnect=lambda account, reason: registry.set_account_state(account, "disconnected", reason),
+            disconnect=registry.disconnect,
         )
         window = self.settings.coalesce_window_seconds
         self.pump([CHANGES], HYDRATOR_GROUP, hydrator.on(CHANGES), max_batch=MOST_CHANGES, cooldown=window)

@@ -24,7 +24,7 @@ import orjson
 from opentelemetry.trace import Span
 
 from infra import metrics
-from infra.accounts import Account
+from infra.accounts import JUST_CONNECTED_SECONDS, Account
 from infra.crm.client import AccountUnavailable, CrmClient, CrmUnavailable, Gone, Read, Refused
 from infra.kafka.raw import Raw
 from infra.set_aside import Aside, SetAsideStore
@@ -109,11 +109,13 @@ class Hydrator:
         accounts: Accounts,
         set_aside: SetAsideStore,
         fingerprint: Callable[[str, bytes], bytes],
-        disconnect: Callable[[str, str], Awaitable[None]],
+        disconnect: Callable[[str, str], Awaitable[bool]],
         max_snapshot_bytes: int = MAX_SNAPSHOT_BYTES,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`fingerprint` is the keyring's; `disconnect(account, reason)` tells the registry that access was revoked."""
+        """`fingerprint` is the keyring's; `disconnect(account, reason)` tells the registry that
+        access was revoked; False: the account was connected anew this moment.
+        """
         self._codec = codec
         self._publisher = publisher
         self._state = state
@@ -245,14 +247,15 @@ class Hydrator:
         return account, self._clients[account.crm]
 
     async def _without_account(self, batch: _Batch, group: list[Trigger], error: AccountUnavailable) -> None:
+        retry_after = error.retry_after
+        if error.cause == "TOKEN_REVOKED" and not await self._disconnect(
+            error.account, error.detail or "the CRM refuses our access: connect the account again"
+        ):
+            retry_after = JUST_CONNECTED_SECONDS
         for trigger in group:
-            batch.aside(trigger, error.cause, error.retry_after)
+            batch.aside(trigger, error.cause, retry_after)
             self._count(trigger, "set_aside")
         _log.warning("account_unavailable", account=error.account, cause=error.cause, records=len(group))
-        if error.cause == "TOKEN_REVOKED":
-            await self._disconnect(
-                error.account, error.detail or "the CRM refuses our access: connect the account again"
-            )
 
     def _without_crm(self, batch: _Batch, failed: list[tuple[list[Trigger], CrmUnavailable]]) -> None:
         """A CRM that answers others is one account's trouble and costs only its records; else everybody waits."""

@@ -35,16 +35,13 @@ class Sinks(Role):
         """See Role."""
         parts = self.parts
 
-        async def disconnect(account: str, reason: str) -> None:
-            await parts.registry.set_account_state(account, "disconnected", reason)
-
         needs = Needs(
             settings=self.settings,
             engine=parts.engine,
             accounts=parts.directory,
             fingerprint=parts.keyring.fingerprint,
             touch=parts.registry.touch,
-            disconnect=disconnect,
+            disconnect=parts.registry.disconnect,
         )
         for name, plugin in self._plugins.items():
             destination = plugin.build(needs)

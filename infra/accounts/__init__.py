@@ -6,9 +6,10 @@ Law: an endpoint is not an account; it owns secrets and the accounts that it may
 
 from infra.accounts.directory import Directory
 from infra.accounts.identity import Account, Endpoint, RegistryError, Secret, State, account_id, salesforce_id
-from infra.accounts.registry import Registry, SecretSealer
+from infra.accounts.registry import JUST_CONNECTED_SECONDS, Registry, SecretSealer
 
 __all__ = [
+    "JUST_CONNECTED_SECONDS",
     "Account",
     "Directory",
     "Endpoint",

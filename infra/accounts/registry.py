@@ -21,6 +21,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from infra.accounts.identity import Account, Endpoint, RegistryError, Secret, State, account_id
 from infra.database.tables import accounts, endpoint_accounts, endpoint_secrets, endpoints, set_aside, tenants
 
+JUST_CONNECTED_SECONDS = 3.0
+"""Longer than any process goes on with credentials that were replaced: see `Directory`."""
 _TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
@@ -222,6 +224,25 @@ class Registry:
     async def set_account_state(self, account: str, state: State, reason: str = "") -> None:
         """Mark it active or disconnected, with the reason that an admin reads."""
         await self._update_account(account, state=state, state_reason=reason, changed_at=sa.func.now())
+
+    async def disconnect(self, account: str, reason: str) -> bool:
+        """Mark it disconnected because the CRM refused its credentials, unless they were changed a moment ago.
+
+        Returns:
+            False: it was connected anew within the last seconds, and the call that was refused may still have been made
+            with the credentials before. Try again shortly.
+        """
+        settled = accounts.c.changed_at < sa.func.now() - sa.func.make_interval(
+            0, 0, 0, 0, 0, 0, JUST_CONNECTED_SECONDS
+        )
+        async with self._change() as connection:
+            done = await connection.execute(
+                accounts.update()
+                .where(accounts.c.id == account, sa.or_(settled, accounts.c.state == "disconnected"))
+                .values(state="disconnected", state_reason=reason, changed_at=sa.func.now())
+                .returning(accounts.c.id)
+            )
+            return done.first() is not None
 
     async def touch(
         self, account: str, *, last_delivery_at: datetime | None = None, last_insight_at: datetime | None = None

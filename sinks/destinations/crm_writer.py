@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from infra.accounts import Account
+from infra.accounts import JUST_CONNECTED_SECONDS, Account
 from infra.crm.client import AccountUnavailable, Busy, CrmClient, CrmUnavailable
 from infra.crm.client import Gone as CrmGone
 from infra.crm.client import Refused as CrmRefused
@@ -116,9 +116,10 @@ class CrmDestination:
             records = {ref: self._planned(ref, insights, known[ref], held.get(ref)) for ref, insights in by_ref.items()}
             await self._send(account, object_, [record for record in records.values() if record.plan.values])
         except AccountUnavailable as error:
-            if error.cause == "TOKEN_REVOKED":
-                await self._disconnect(account.id, error.detail or error.cause)
-            later = Later(error.cause, error.retry_after)
+            retry_after = error.retry_after
+            if error.cause == "TOKEN_REVOKED" and not await self._disconnect(account.id, error.detail or error.cause):
+                retry_after = JUST_CONNECTED_SECONDS
+            later = Later(error.cause, retry_after)
             return {ref: _Record(ref, Plan((), {}, ()), known[ref], later) for ref in by_ref}
         await self._note(records)
         return records

@@ -185,3 +185,15 @@ async def test_a_lost_master_key_costs_the_secrets_not_the_view(settings, regist
     other = Registry(engine, Keyring(engine, key if isinstance(key, SecretStr) else SecretStr(key)))
     assert (await other.endpoint(endpoint.id)).secrets == ()
     assert (await other.account("hubspot:123")).credentials is None
+
+
+async def test_a_refused_token_disconnects_unless_the_account_was_connected_this_moment(registry, engine):
+    await registry.add_tenant("acme")
+    await registry.add_account("acme", "hubspot", "hubspot:5", credentials={"access_token": "new"})
+    assert not await registry.disconnect("hubspot:5", "refused")
+    assert (await registry.account("hubspot:5")).state == "active"
+    async with engine.begin() as connection:
+        await connection.execute(text("UPDATE accounts SET changed_at = now() - interval '1 minute'"))
+    assert await registry.disconnect("hubspot:5", "refused")
+    assert await registry.disconnect("hubspot:5", "refused again"), "it stays so"
+    assert (await registry.account("hubspot:5")).state == "disconnected"

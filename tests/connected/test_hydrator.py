@@ -173,6 +173,8 @@ async def test_a_record_that_is_not_there_is_a_dead_letter_and_gone(stage: Stage
 async def test_a_revoked_token_sets_aside_and_nothing_is_lost_when_it_is_back(stage: Stage) -> None:
     (contact, *_) = stage.controls.records(PORTAL, "contact")
     stage.controls.revoke_token("token")
+    async with stage.parts.engine.begin() as connection:
+        await connection.execute(text("UPDATE accounts SET changed_at = now() - interval '1 minute'"))
     await stage.change(contact)
     async with asyncio.timeout(20):
         while not await stage.query("SELECT 1 FROM set_aside"):  # noqa: ASYNC110 - a table sets no event

@@ -95,8 +95,8 @@ async def test_it_refuses_to_start_on_a_missing_topic_and_leaves_nothing_behind(
 
 
 async def test_it_refuses_to_boot_incomplete_with_everything_that_is_missing(ready: Settings) -> None:
-    role = Echo(ready.model_copy(update={"redis_url": None, "kafka_url": None}))
-    with pytest.raises(SettingsError, match=r"(?s)KAFKA_URL is not set.*REDIS_URL is not set"):
+    role = Echo(ready.model_copy(update={"master_keys": None, "kafka_url": None}))
+    with pytest.raises(SettingsError, match=r"(?s)KAFKA_URL is not set.*HOOKLINE_MASTER_KEYS is not set"):
         await role.start()
 
 

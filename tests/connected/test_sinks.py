@@ -50,6 +50,7 @@ async def needs(settings, engine, registry):
 
     async def disconnect(account, reason):
         await registry.set_account_state(account, "disconnected", reason)
+        return True
 
     yield Needs(settings, engine, FakeAccounts(), keyring.fingerprint, registry.touch, disconnect)
     await keyring.stop()

@@ -333,6 +333,15 @@ async def test_one_account_without_access_holds_up_nobody_else(stage):
     assert stage.directory.accounts["hubspot:1"].state == "disconnected"
 
 
+async def test_an_account_connected_this_moment_is_not_disconnected_by_its_old_credentials(stage):
+    """INVARIANT: a call that began with the token before must not undo what the admin has just done."""
+    stage.directory.just_connected.add("hubspot:1")
+    stage.hubspot.raises["hubspot:1"] = AccountUnavailable("hubspot:1", "TOKEN_REVOKED", "uninstalled")
+    await stage.see(change())
+    assert stage.directory.accounts["hubspot:1"].state == "active"
+    assert stage.asides == {ref(): "TOKEN_REVOKED"}
+
+
 async def test_a_disconnected_account_is_not_called_and_loses_nothing(stage):
     await stage.directory.disconnect("hubspot:1", "uninstalled")
     await stage.see(change())

@@ -142,6 +142,7 @@ class Directory:
     accounts: dict[str, Account]
     registered_since: dict[str, Account] = field(default_factory=dict)
     """What the view does not show before it is refreshed."""
+    just_connected: set[str] = field(default_factory=set)
 
     def account(self, id: str) -> Account | None:
         return self.accounts.get(id)
@@ -152,8 +153,11 @@ class Directory:
         self.registered_since.clear()
         return changed
 
-    async def disconnect(self, id: str, reason: str) -> None:
+    async def disconnect(self, id: str, reason: str) -> bool:
+        if id in self.just_connected:
+            return False
         self.accounts[id] = replace(self.accounts[id], state="disconnected", state_reason=reason)
+        return True
 
 
 @dataclass

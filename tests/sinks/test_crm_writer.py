@@ -32,6 +32,7 @@ def world():
 
     async def disconnect(account, reason):
         disconnected.append(account)
+        return True
 
     needs = Needs(
         settings=None, engine=None, accounts=accounts, fingerprint=fingerprint, touch=None, disconnect=disconnect
