@@ -216,9 +216,10 @@ class Translator:
             fresh = []
             repeated: set[tuple[str, int]] = set()
             for key, event in work.events:
+                here = (work.origin, event.position)
+                # Only who may pass takes the place: a repetition that stands before the marked offset must not cost it its own.
                 # One event may have become several (a merge, an association): those share key and position.
-                place = first.setdefault(key, (work.origin, event.position))
-                if found.get(key, work.origin) == work.origin and place == (work.origin, event.position):
+                if found.get(key, work.origin) == work.origin and first.setdefault(key, here) == here:
                     fresh.append((key, event))
                 else:
                     repeated.add((key, event.position))

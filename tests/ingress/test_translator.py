@@ -126,6 +126,14 @@ async def test_the_same_offset_always_passes_again():
     assert desk.ids == ["1", "1"]
 
 
+async def test_the_same_offset_passes_again_behind_a_repetition_in_its_batch():
+    desk = Desk()
+    marked, repeated = await desk.raw(event(1), offset=7), await desk.raw(event(1, attemptNumber=1), offset=8)
+    await desk.handle(marked)
+    await desk.handle(repeated, marked)
+    assert desk.ids == ["1", "1"]
+
+
 async def test_marks_are_set_only_after_the_acknowledgement():
     """INVARIANT: a mark means that the change is with the broker. If this fails, an event is dropped that nobody published."""
     desk = Desk()
