@@ -166,7 +166,7 @@ def _readable(folder: Path, account: Account) -> bool:
 
 def _made(folder: Path) -> Path:
     if not folder.is_dir():
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o755)
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"{folder} cannot be written to. What to do: set HOOKLINE_CACHE to a folder of yours.")

@@ -291,7 +291,7 @@ def _password(data: Path) -> str:
 def _data_folder(data: Path) -> Path:
     """The folder, made with permissions that fit whatever the umask is: the servers' user has to pass through it."""
     if not data.is_dir():
-        data.mkdir(parents=True)
+        data.mkdir(parents=True, exist_ok=True)  # somebody else may start this very moment
         data.chmod(0o711 if os.geteuid() == 0 else 0o700)
     if not os.access(data, os.W_OK):
         raise StackError(
