@@ -32,7 +32,7 @@ from console.demo_report import Report, judge
 from console.demo_view import Progress, render, summary
 from console.reading import read
 from console.roles import running
-from console.runtime import ConsoleError, development_master_key, err, read_settings
+from console.runtime import ConsoleError, err, read_settings
 from console.sandbox import SandboxProcess
 from console.serve import bring_up_to_date, embedded_settings, stack_of
 from infra import metrics
@@ -85,7 +85,6 @@ def demo(
                 "ingress_port": port,
                 "public_url": f"http://127.0.0.1:{port}",
                 "ops_port": 0,
-                "master_keys": settings.master_keys or development_master_key(settings.data_dir),
             }
         )
         bring_up_to_date(complete)

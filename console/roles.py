@@ -10,10 +10,9 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Protocol
 
 from infra.ops import serve_ops
-from infra.role import Parts, Readiness
+from infra.role import Parts, RoleApp
 from infra.settings import Role as RoleName
 from infra.settings import Settings, require
 from infra.telemetry import configure, log
@@ -21,25 +20,7 @@ from infra.telemetry import configure, log
 DRAIN_SECONDS = 20.0
 
 
-class Runnable(Protocol):
-    """What this module starts and stops: a role."""
-
-    name: str
-
-    async def start(self) -> None:
-        """Raises when it cannot start; called once."""
-
-    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 -- bounds several waits, not one
-        """Finish what was begun, commit, leave. Returns within `timeout` seconds."""
-
-    async def wait(self) -> None:
-        """Return or raise only when the role has stopped by itself."""
-
-    def readiness(self) -> Readiness:
-        """Checks for /health/ready."""
-
-
-def build(settings: Settings, name: RoleName, parts: Parts) -> Runnable:
+def build(settings: Settings, name: RoleName, parts: Parts) -> RoleApp:
     """Build one role; raises SettingsError with everything that it lacks."""
     require(settings, name)
     match name:
@@ -66,11 +47,11 @@ def build(settings: Settings, name: RoleName, parts: Parts) -> Runnable:
 
 
 @asynccontextmanager
-async def running(settings: Settings, names: Sequence[RoleName]) -> AsyncIterator[dict[str, Runnable]]:
+async def running(settings: Settings, names: Sequence[RoleName]) -> AsyncIterator[dict[str, RoleApp]]:
     """Roles that are up for the length of the block, drained in the order of the journey afterwards."""
     parts = Parts(settings)
     roles = [build(settings, name, parts) for name in names]
-    started: list[Runnable] = []
+    started: list[RoleApp] = []
     try:
         # Downstream first, so that nothing is accepted which nobody reads yet.
         results = await asyncio.gather(
