@@ -23,6 +23,8 @@ class OwnField:
     label: str
     kind: Kind
     description: str
+    written_by: Literal["hookline", "rep"] = "hookline"
+    """What a rep writes is read and never written by us."""
 
     @property
     def limit(self) -> int:
@@ -56,6 +58,14 @@ _RECORD: tuple[OwnField, ...] = (
     OwnField("analyzed_at", "Hookline analysed at", "text", "When the newest analysis was made (UTC)."),
     OwnField("model", "Hookline model", "text", "What answered: a model's name, or rules."),
     OwnField("version", "Hookline version", "text", "Version of the newest analysis; a higher one is newer."),
+    OwnField("feedback", "Hookline feedback", "text", "The rep's thumbs: up or down.", written_by="rep"),
+    OwnField(
+        "feedback_note",
+        "Hookline feedback note",
+        "long_text",
+        "What the rep would correct, in own words.",
+        written_by="rep",
+    ),
 )
 
 OWN_FIELDS: dict[str, OwnField] = {found.name: found for found in _RECORD}

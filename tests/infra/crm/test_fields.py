@@ -34,4 +34,5 @@ def test_the_names_that_reps_and_dashboards_know_stay():
     assert list(OWN_FIELDS) == [
         "score", "grade", "summary", "why", "what_changed", "next_step", "next_step_due", "requirements", "open_questions",
         "data_quality", "data_health", "duplicates", "as_of", "analyzed_at", "model", "version",
+        "feedback", "feedback_note",
     ]  # fmt: skip
