@@ -2,7 +2,8 @@
 
 Law: every event of a delivery ends as a change, as a dead letter with its cause, or as a counted drop (an echo of our own
 write, an object that nothing reads, an event that was seen). An event speaks only for an account that its endpoint may
-speak for. Offsets are the pump's business: whatever is raised here is tried again, so every step may be repeated.
+speak for. A change takes the live lane unless it is an import's or its tenant is over its rate (ingress/lanes.py). Offsets
+are the pump's business: whatever is raised here is tried again, so every step may be repeated.
 """
 
 from __future__ import annotations
@@ -84,6 +85,25 @@ class Marks(Protocol):
         ...
 
 
+class Rates(Protocol):
+    """See ingress/lanes.py."""
+
+    async def take(self, wanted: Mapping[str, int]) -> Mapping[str, int]:
+        """Tenant → how many of its changes may take the live lane, of so many that want to; each at most what it wanted.
+
+        One round trip for a whole batch. Never raises. Called twice for the same changes it takes twice.
+        """
+        ...
+
+
+class Notes(Protocol):
+    """Where it is noted what changes most; never blocks. See ingress/hot.py."""
+
+    def note(self, changes: Sequence[Change], over: dict[str, int]) -> None:
+        """Remember them."""
+        ...
+
+
 class Times(Protocol):
     """Where it is noted that an account was heard of; never blocks."""
 
@@ -110,6 +130,44 @@ class _Work:
         return self.received.payload
 
 
+class _Lanes:
+    """What is to be published, by lane."""
+
+    def __init__(self, granted: dict[str, int]) -> None:
+        """`granted`: how many of each tenant's changes may take the live lane; used up."""
+        self._granted = granted
+        self.live: tuple[list[Change], list[str]] = ([], [])
+        self.bulk: tuple[list[Change], list[str]] = ([], [])
+        self._sent: Counter[tuple[str, str]] = Counter()
+        self._over: Counter[tuple[str, str]] = Counter()
+
+    def add(self, change: Change, traceparent: str, source: str, *, bulk: bool) -> None:
+        """`bulk`: its sender said so."""
+        if not bulk:
+            left = self._granted[change.tenant] = self._granted.get(change.tenant, 0) - 1
+            if left < 0:
+                bulk = True
+                self._over[change.tenant, source] += 1
+        changes, traceparents = self.bulk if bulk else self.live
+        changes.append(change)
+        traceparents.append(traceparent)
+        self._sent[source, "bulk" if bulk else "live"] += 1
+
+    def count(self) -> None:
+        """Once they are acknowledged."""
+        for (source, lane), number in self._sent.items():
+            metrics.CHANGES.labels(source, lane).inc(number)
+        for (_, source), number in self._over.items():
+            metrics.OVER_RATE.labels(source).inc(number)
+
+    def over(self) -> dict[str, int]:
+        """How many of each tenant's were over its rate."""
+        found: Counter[str] = Counter()
+        for (tenant, _), number in self._over.items():
+            found[tenant] += number
+        return found
+
+
 class Translator:
     """Handles batches of `crm.deliveries`; safe to call at once for different messages."""
 
@@ -121,6 +179,8 @@ class Translator:
         known: Known,
         sources: Mapping[str, Source],
         marks: Marks,
+        rates: Rates,
+        hot: Notes,
         times: Times,
         epoch: int,
     ) -> None:
@@ -130,6 +190,8 @@ class Translator:
         self._known = known
         self._sources = sources
         self._marks = marks
+        self._rates = rates
+        self._hot = hot
         self._times = times
         self._epoch = epoch
         self._log = log(STAGE)
@@ -148,8 +210,9 @@ class Translator:
                     0
                 )  # a batch of large deliveries must not keep the loop from the consumer's heartbeats
             await self._look_again(works)
-            marks = await self._drop_seen(works)
-            await self._publish(works)
+            # Both at once: Redis is asked at one moment a batch. What is paid for here and dropped as seen was sent all the same.
+            marks, granted = await asyncio.gather(self._drop_seen(works), self._rates.take(_wanted(works)))
+            await self._publish(works, dict(granted))
             await self._marks.set(marks)
             self._count(works)
         finally:
@@ -227,25 +290,17 @@ class Translator:
             work.dropped["seen"] += len(repeated)
         return {key: work.origin for work in works for key, _ in work.events}
 
-    async def _publish(self, works: Sequence[_Work]) -> None:
-        lanes: dict[bool, tuple[list[Change], list[str]]] = {False: ([], []), True: ([], [])}
-        sent: Counter[tuple[str, str]] = Counter()
+    async def _publish(self, works: Sequence[_Work], granted: dict[str, int]) -> None:
+        lanes = _Lanes(granted)
         for work in works:
-            context = work.span.get_span_context()
-            traceparent = (
-                f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
-                if context.is_valid
-                else work.received.envelope.traceparent
-            )
-            for change, bulk in fold(work.delivery, (event for _, event in work.events)):
-                lanes[bulk][0].append(change)
-                lanes[bulk][1].append(traceparent)
-                sent[work.delivery.source, "bulk" if bulk else "live"] += 1
-        for topic, (changes, traceparents) in ((CHANGES, lanes[False]), (CHANGES_BULK, lanes[True])):
+            trace = _traceparent(work)
+            for change, told in fold(work.delivery, (event for _, event in work.events)):
+                lanes.add(change, trace, work.delivery.source, bulk=told)
+        for topic, changes, traceparents in ((CHANGES, *lanes.live), (CHANGES_BULK, *lanes.bulk)):
             if changes:
                 await self._out.publish(topic, changes, traceparents=traceparents)
-        for (source, lane), number in sent.items():
-            metrics.CHANGES.labels(source, lane).inc(number)
+        lanes.count()
+        self._hot.note(lanes.live[0] + lanes.bulk[0], lanes.over())
         for work in works:
             for letter in _gathered(work.letters):
                 await self._out.dead_letter(
@@ -286,6 +341,23 @@ def _gathered(letters: Sequence[Untranslatable]) -> list[Untranslatable]:
         more = f" and {len(positions) - _SHOWN_POSITIONS} more" if len(positions) > _SHOWN_POSITIONS else ""
         found.append(Untranslatable(cause, f"event {shown}{more}: {detail}" if positions else detail, None, account))
     return found
+
+
+def _traceparent(work: _Work) -> str:
+    context = work.span.get_span_context()
+    if not context.is_valid:
+        return work.received.envelope.traceparent
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+
+def _wanted(works: Sequence[_Work]) -> dict[str, int]:
+    """Tenant → changes that want the live lane: at most what will be published, for what was seen is not known yet."""
+    wanted: Counter[str] = Counter()
+    for work in works:
+        records = {(event.account, event.object, event.id) for _, event in work.events if not event.bulk}
+        if records:
+            wanted[work.delivery.tenant] += len(records)
+    return dict(wanted)
 
 
 def _tenant(raw: Raw) -> str:

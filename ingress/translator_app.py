@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+from infra.kafka.pump import Pump
 from infra.kafka.topics import epoch
 from infra.plugins import load
 from infra.role import Parts, Role
 from infra.settings import Settings
 from infra.unavailable import as_unavailable
+from ingress.allowances import Allowances
+from ingress.hot import HotSpots
+from ingress.lanes import LocalBuckets, SharedBuckets
 from ingress.seen import SeenMarks
 from ingress.sources.source import Source
 from ingress.touches import Touches
@@ -17,6 +21,8 @@ from schemas.topics import CHANGES, CHANGES_BULK, DEAD_LETTERS, DELIVERIES
 
 GROUP = "hookline.translator"
 FORGET_EVERY_SECONDS = 3600.0
+MOST_BYTES = 256 * 1024
+"""Of one call: some 700 events, which keep the event loop for tens of milliseconds and not for seconds."""
 
 
 class TranslatorRole(Role):
@@ -25,22 +31,37 @@ class TranslatorRole(Role):
     def __init__(self, settings: Settings, parts: Parts | None = None) -> None:
         super().__init__(settings, "translator", topics=[DELIVERIES, CHANGES, CHANGES_BULK, DEAD_LETTERS], parts=parts)
 
+        self._consuming: Pump | None = None
+
     async def setup(self) -> None:
         """Wire."""
         touches = Touches(self.parts.registry)
         await touches.start()
         self.closing(touches.stop)
+        redis = self.parts.redis
+        allowances = Allowances(self.parts.engine, self.settings)
+        await allowances.refresh()
+        self.background(allowances.follow, "allowances")
+        hot = HotSpots(redis)
+        self.background(hot.run, "hot-spots")
         translator = Translator(
             opener=self.codec,
             out=self.publisher,
             known=self.parts.directory,
             sources=load("ingress.sources", Source),  # type: ignore[type-abstract]  # the protocol is only asked for its members
-            marks=SeenMarks(self.parts.redis),
+            marks=SeenMarks(redis),
+            rates=SharedBuckets(redis, allowances, LocalBuckets(allowances, self._share)),
+            hot=hot,
             times=touches,
             epoch=await epoch(self.parts.engine, DELIVERIES),
         )
-        self.pump([DELIVERIES], GROUP, translator.handle)
+        self._consuming = self.pump([DELIVERIES], GROUP, translator.handle, max_batch_bytes=MOST_BYTES)
         self.background(self._forget_deliveries, "forget-deliveries")
+
+    def _share(self) -> float:
+        """This replica's part of what is to be shared: as much as it has of the topic's partitions."""
+        owned = self._consuming.assigned if self._consuming else None
+        return min(1.0, len(owned or ()) / self.settings.kafka_partitions)
 
     async def _forget_deliveries(self) -> None:
         """Deliveries become unreadable with their retention, wherever a copy of the topic may lie: their keys go."""

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
 from infra import metrics, telemetry
+from infra.kafka.letters import is_redriven
 from infra.kafka.poison import Poison, TooMuchPoison
 from infra.kafka.raw import Raw
 from infra.kafka.schedule import Batch, Held
@@ -93,8 +94,10 @@ class Attempts:
             error=type(error).__name__, at=_place(error),
         )  # fmt: skip
         metrics.POISON.labels(self._group).inc()
-        # Counted first: at the limit the last message stays where it is, for the mended release.
-        self._poison.bad((raw.topic, raw.partition), type(error).__name__)
+        # Counted first: at the limit the last message stays where it is, for the mended release. What an operator redrove before its
+        # cause was mended must not stop everybody.
+        if not is_redriven(raw):
+            self._poison.bad((raw.topic, raw.partition), type(error).__name__)
         await self._persist(batch, lambda: self._on_poison(raw, error))
 
     async def _call(self, messages: list[Held]) -> None:

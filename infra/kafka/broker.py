@@ -22,6 +22,7 @@ from infra import metrics, telemetry
 from infra.kafka.codec import Codec, Outgoing
 from infra.kafka.connection import build_broker, options
 from infra.kafka.lane import Group, Lane, MessageTooLarge
+from infra.kafka.letters import attempt_of
 from infra.kafka.raw import Raw
 from infra.settings import Settings
 from infra.unavailable import BrokerUnavailable
@@ -167,7 +168,7 @@ class Publisher:
             account=account,
             object=object,
             record_id=record_id,
-            attempt=attempt,
+            attempt=max(attempt, attempt_of(raw)),
             at=datetime.now(UTC),
             original_topic=raw.topic,
             original_partition=raw.partition,
@@ -234,6 +235,10 @@ class Publisher:
                     raise
                 self._producer = producer
         return self._producer
+
+    async def broken(self, producer: AIOKafkaProducer, error: KafkaError) -> None:
+        """For whoever sends batches by `producer()` itself: one of them failed."""
+        await self._replace(producer, error)
 
     async def _replace(self, producer: AIOKafkaProducer, error: KafkaError) -> None:
         """Start anew after an error that ends an idempotent producer: a lost sequence number fails everything after it."""

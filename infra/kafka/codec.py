@@ -22,7 +22,7 @@ from schemas.dead_letter import Cause
 from schemas.delivery import Delivery
 from schemas.envelope import Envelope, EnvelopeError
 from schemas.record import RecordRef
-from schemas.topics import CHANGES, CHANGES_BULK, DELIVERIES, Topic
+from schemas.topics import CHANGES, CHANGES_BULK, DELIVERIES, INSIGHTS, INSIGHTS_REDRIVEN, Topic
 
 __all__ = ["Codec", "Outgoing", "Raw", "RawMessage", "Received", "purpose_of"]
 
@@ -33,8 +33,11 @@ COMPRESS_FROM_BYTES = 1_000
 
 
 def purpose_of(topic: Topic[Any]) -> str:
-    """What a topic's ciphertexts are bound to: a change may move between the live and the bulk lane as it is."""
-    return CHANGES.name if topic.name == CHANGES_BULK.name else topic.name
+    """What a topic's ciphertexts are bound to: a change may move between the lanes as it is, an insight back to a destination."""
+    return _MOVES.get(topic.name, topic.name)
+
+
+_MOVES = {CHANGES_BULK.name: CHANGES.name, INSIGHTS_REDRIVEN.name: INSIGHTS.name}
 
 
 @dataclass(frozen=True, slots=True)

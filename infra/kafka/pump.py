@@ -33,7 +33,12 @@ POLL_SECONDS = 0.5
 FETCH_WAIT_MS = 200
 COMMIT_EVERY_SECONDS = 0.2
 """So much finished work at most is done again after a crash; what ends in order commits before it leaves."""
+MAX_BATCH_BYTES = 1024 * 1024
+"""A call's messages weigh no more than this and one key's: decoding them must not keep the loop for long."""
 _MEMORY = "memory"
+DOWNSTREAM = "downstream"
+"""The part to `pause` for while those who read what this one writes are behind; no fault of anybody's."""
+_NO_FAULT = frozenset({_MEMORY, DOWNSTREAM})
 
 
 class Pump:
@@ -49,6 +54,7 @@ class Pump:
         on_poison: OnPoison,
         key_of: Callable[[Raw], bytes | None] | None = None,
         max_batch: int = 500,
+        max_batch_bytes: int = MAX_BATCH_BYTES,
         concurrency: int = 4,
         cooldown: float = 0.0,
         poison_limits: PoisonLimits | None = None,
@@ -62,7 +68,7 @@ class Pump:
         """`cooldown` and the timeouts are in seconds; the bounds on memory default to the settings'.
 
         `handler` returns when every effect of every message is acknowledged downstream. It gets what waits for each key
-        that it gets, in order, up to `max_batch` messages; keys of concurrent calls are disjoint. It raises Unavailable
+        that it gets, in order, up to `max_batch` messages or about `max_batch_bytes`; keys of concurrent calls are disjoint. It raises Unavailable
         (or lets a client library's connection error pass) when nobody can go on now: the pump pauses and tries again.
         SettingsError stops the pump. Any other exception is bisected to the message that fails alone, which `on_poison`
         lays aside.
@@ -71,6 +77,7 @@ class Pump:
         self._topics = tuple(topics)
         self._group = group
         self._max_batch = max_batch
+        self._max_batch_bytes = max_batch_bytes
         self._concurrency = concurrency
         self._client_id = client_id or f"hookline-{group}"
         self._revoke_timeout = revoke_timeout
@@ -81,6 +88,8 @@ class Pump:
             max_bytes=max_bytes or settings.max_in_flight_bytes,
             cooldown=cooldown,
             key_of=key_of,
+            # One worker stays free of whoever fills all others: what is another's need not wait for a call to end.
+            most_batches_an_owner=concurrency - 1 if concurrency > 1 else None,
         )
         self._max_bytes = max_bytes or settings.max_in_flight_bytes
         self._poison = Poison(poison_limits or PoisonLimits(), group)
@@ -223,7 +232,7 @@ class Pump:
             return f"kafka does not answer {self._group} ({type(error).__name__}): check {self._settings.kafka_url}"
         if self._assigned is None:
             return f"{self._group} has not joined its group yet (a rebalance is under way)"
-        away = [part for part in self._paused if part != _MEMORY]
+        away = [part for part in self._paused if part not in _NO_FAULT]
         return f"{self._group} pauses because of {', '.join(away)}" if away else None
 
     # -- polling -------------------------------------------------------------------------------------------------------
@@ -311,7 +320,9 @@ class Pump:
         if self._draining or any(part != _MEMORY for part in self._paused):
             return
         now = time.monotonic()
-        while len(self._workers) < self._concurrency and (batch := self._schedule.take(now, self._max_batch)):
+        while len(self._workers) < self._concurrency and (
+            batch := self._schedule.take(now, self._max_batch, self._max_batch_bytes)
+        ):
             task = asyncio.get_running_loop().create_task(self._work(batch), name=f"{self._group}-worker")
             self._workers[batch] = task
         wake = self._schedule.next_wake()

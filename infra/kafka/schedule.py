@@ -1,14 +1,17 @@
-"""What is handled next: queues per key, in order within a key, in parallel across keys.
+"""What is handled next: queues per key, in order within a key, in parallel across keys, in turn across tenants.
 
 Law: pure, synchronous, deterministic: time comes in as an argument, so that a test can drive any schedule. A key that is
 in work is not ready; concurrent batches have disjoint keys. A key is the message's key alone, without topic or
 partition: the same record may come by two topics of one pump (`crm.changes` and `crm.changes.bulk`), and two handlers at
 once on one record would race for its state. Messages without a key are independent of one another.
+
+Whose turn it is: tenants take turns of a quarter of a batch, and no tenant is in all workers at once, so that whoever has
+little to do finds a worker free and waits for nobody's backlog. What lies in Kafka beyond what is held is in its order.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
@@ -18,8 +21,12 @@ from infra.kafka.raw import Raw, size_of
 MAX_RESTING_KEYS = 200_000
 """Keys whose last handling is remembered; beyond it the oldest may go before their rest is over."""
 
+TURNS_IN_A_BATCH = 4
+"""A tenant's turn is this part of a batch: small enough for others to get in, large enough for a CRM's batch read."""
+
 Partition = tuple[str, int]
 Key = bytes | tuple[str, int, int]
+Owner = bytes
 
 
 @dataclass(slots=True)
@@ -31,6 +38,7 @@ class Held:
     size: int
     offsets: Offsets
     """Of the assignment by which it came: fenced when that is over."""
+    owner: Owner
 
 
 @dataclass(slots=True, eq=False)
@@ -38,7 +46,13 @@ class Batch:
     """What one call of the handler gets."""
 
     messages: list[Held]
-    keys: dict[Key, None] = field(default_factory=dict)
+    keys: dict[Key, Owner] = field(default_factory=dict)
+    bytes: int = 0
+
+    @property
+    def owners(self) -> set[Owner]:
+        """Whose messages it holds."""
+        return set(self.keys.values())
 
     @property
     def partitions(self) -> set[Partition]:
@@ -56,14 +70,21 @@ class Schedule:
         max_bytes: int,
         cooldown: float = 0.0,
         key_of: Callable[[Raw], bytes | None] | None = None,
+        most_batches_an_owner: int | None = None,
     ) -> None:
-        """`cooldown`: seconds that a key rests after it was handled; what arrives meanwhile goes together."""
+        """`cooldown`: seconds that a key rests after it was handled; what arrives meanwhile goes together.
+
+        `most_batches_an_owner`: how many batches in work may hold one tenant's messages; None: all of them.
+        """
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._cooldown = cooldown
         self._key_of = key_of or (lambda raw: raw.key)
+        self._most_batches = most_batches_an_owner
         self._waiting: dict[Key, deque[Held]] = {}
-        self._ready: OrderedDict[Key, None] = OrderedDict()
+        # By owner, whose turn is next first; an owner without a ready key is not in it.
+        self._ready: OrderedDict[Owner, OrderedDict[Key, None]] = OrderedDict()
+        self._in_batches: Counter[Owner] = Counter()
         # Keys that rest, by the time when their rest is over; the cooldown is the same for all, so insertion order is time order.
         self._resting: OrderedDict[Key, float] = OrderedDict()
         self._working: set[Key] = set()
@@ -99,7 +120,7 @@ class Schedule:
         key: Key | None = self._key_of(raw)
         if key is None:
             key = (raw.topic, raw.partition, raw.offset)
-        held = Held(raw, key, size_of(raw), offsets)
+        held = Held(raw, key, size_of(raw), offsets, owner_of(raw))
         self.messages += 1
         self.bytes += held.size
         queue = self._waiting.get(key)
@@ -108,32 +129,61 @@ class Schedule:
             return
         self._waiting[key] = deque((held,))
         if key not in self._working and self._resting.get(key, now) <= now:
-            self._ready[key] = None
+            self._make_ready(key, held.owner)
 
-    def take(self, now: float, max_messages: int) -> Batch | None:
-        """The next batch: whatever waits for ready keys, whole keys as far as they fit; None when no key is ready."""
+    def take(self, now: float, max_messages: int, max_bytes: int | None = None) -> Batch | None:
+        """The next batch: whatever waits for ready keys, whole keys as far as they fit; None when no key is ready.
+
+        Tenants take turns within it. `max_bytes` is passed by one key at most.
+        """
         self._wake(now)
         batch = Batch([])
-        while self._ready:
-            key = next(iter(self._ready))
-            queue = self._waiting[key]
-            room = max_messages - len(batch.messages)
-            if batch.messages and len(queue) > room:
-                break
-            del self._ready[key]
-            self._resting.pop(key, None)
-            self._working.add(key)
-            batch.keys[key] = None
-            if len(queue) <= room:
-                batch.messages.extend(queue)
-                del self._waiting[key]
-            else:
-                batch.messages.extend(queue.popleft() for _ in range(room))
+        turn = max(1, max_messages // TURNS_IN_A_BATCH)
+        most = self._most_batches
+        waits = {owner for owner, batches in self._in_batches.items() if most is not None and batches >= most}
+        full = False
+        while not full and (owner := next((each for each in self._ready if each not in waits), None)) is not None:
+            begin = len(batch.messages)
+            while owner in self._ready and len(batch.messages) < begin + turn and not full:
+                full = not self._add(batch, owner, max_messages) or bool(max_bytes and batch.bytes >= max_bytes)
+            if owner in self._ready and len(batch.messages) > begin:
+                self._ready.move_to_end(owner)
         if not batch.messages:
             return None
         self._batches.add(batch)
+        self._in_batches.update(batch.owners)
         self.in_flight += len(batch.messages)
         return batch
+
+    def _add(self, batch: Batch, owner: Owner, max_messages: int) -> bool:
+        """Move what waits for the owner's first key into the batch; False when it does not fit any more."""
+        key = next(iter(self._ready[owner]))
+        queue = self._waiting[key]
+        room = max_messages - len(batch.messages)
+        if room <= 0 or (batch.messages and len(queue) > room):
+            return False
+        self._not_ready(key, owner)
+        self._resting.pop(key, None)
+        self._working.add(key)
+        batch.keys[key] = owner
+        first = len(batch.messages)
+        if len(queue) <= room:
+            batch.messages.extend(queue)
+            del self._waiting[key]
+        else:
+            batch.messages.extend(queue.popleft() for _ in range(room))
+        batch.bytes += sum(held.size for held in batch.messages[first:])
+        return True
+
+    def _make_ready(self, key: Key, owner: Owner) -> None:
+        self._ready.setdefault(owner, OrderedDict())[key] = None
+
+    def _not_ready(self, key: Key, owner: Owner) -> None:
+        keys = self._ready.get(owner)
+        if keys is not None:
+            keys.pop(key, None)
+            if not keys:
+                del self._ready[owner]
 
     def finish(self, batch: Batch, now: float) -> None:
         """Every effect of the batch is acknowledged: its offsets may be committed, unless their partition was lost."""
@@ -159,7 +209,7 @@ class Schedule:
                 self._waiting[key] = kept
             else:
                 del self._waiting[key]
-                self._ready.pop(key, None)
+                self._not_ready(key, queue[0].owner)
         self.messages -= dropped
         return dropped
 
@@ -203,7 +253,7 @@ class Schedule:
                 return
             del self._resting[key]
             if key in self._waiting:
-                self._ready[key] = None
+                self._make_ready(key, self._waiting[key][0].owner)
 
     def _release(self, batch: Batch, now: float, *, rest: bool) -> None:
         self._batches.discard(batch)
@@ -215,5 +265,14 @@ class Schedule:
             if rest and self._cooldown > 0:
                 self._resting[key] = now + self._cooldown
             elif key in self._waiting:
-                self._ready[key] = None
+                self._make_ready(key, self._waiting[key][0].owner)
+        for owner in batch.owners:
+            self._in_batches[owner] -= 1
+            if not self._in_batches[owner]:
+                del self._in_batches[owner]
         self._wake(now)
+
+
+def owner_of(raw: Raw) -> Owner:
+    """The tenant: the first part of every key of ours; messages without a key share one turn."""
+    return (raw.key or b"").partition(b"/")[0]

@@ -6,7 +6,7 @@ import json
 from datetime import timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.kafka.codec import Codec
@@ -21,7 +21,9 @@ from tests.ingress.fakes import (
     PORTAL,
     FakeDirectory,
     FakeMarks,
+    FakeNotes,
     FakePublisher,
+    FakeRates,
     FakeTimes,
     delivery,
     endpoint,
@@ -47,6 +49,7 @@ class Desk:
         self.ring = keyring()
         self.codec = Codec(self.ring, "hookline/test")
         self.out, self.marks, self.times = FakePublisher(), FakeMarks(), FakeTimes()
+        self.rates, self.hot = FakeRates(), FakeNotes()
         self.directory = FakeDirectory({found.id: found for found in (endpoints or (endpoint(),))})
         self.translator = Translator(
             opener=self.codec,
@@ -54,6 +57,8 @@ class Desk:
             known=self.directory,
             sources=sources(),
             marks=self.marks,
+            rates=self.rates,
+            hot=self.hot,
             times=self.times,
             epoch=1,
         )
@@ -146,6 +151,7 @@ async def test_marks_are_set_only_after_the_acknowledgement():
     assert set(desk.marks.marks.values()) == {"1/0/2"}
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 4), st.booleans()), max_size=12))
 async def test_whatever_crashes_every_event_is_published(steps):
     """INVARIANT: with crashes before and after publishing, each event is published at least once before its offset is done."""
@@ -292,3 +298,24 @@ def test_a_mark_tells_nothing_of_its_event():
     assert "jane" not in key
     assert "acme" not in key
     assert key != mark_key("acme", "endpoint2", "jane@example.com")
+
+
+async def test_what_is_over_the_tenants_rate_takes_the_bulk_lane_and_is_said_to_be_hot():
+    desk = Desk()
+    desk.rates.left = {"acme": 2}
+    await desk.handle(await desk.raw(*[event(number) for number in range(1, 6)]))
+    assert [(topic, change.id) for topic, change in desk.out.changes] == [
+        ("crm.changes", "1"), ("crm.changes", "2"), ("crm.changes.bulk", "3"), ("crm.changes.bulk", "4"), ("crm.changes.bulk", "5"),
+    ]  # fmt: skip
+    assert desk.hot.over == {"acme": 3}
+    assert len(desk.hot.changes) == 5
+
+
+async def test_a_whole_batch_asks_for_its_lanes_once_and_an_import_asks_for_none():
+    desk = Desk()
+    await desk.handle(
+        await desk.raw(event(1), event(2, objectId=1, propertyName="phone"), offset=1),
+        await desk.raw(event(3), event(4, changeSource="IMPORT"), offset=2, request_id="r2"),
+    )
+    assert desk.rates.asked == [{"acme": 2}]
+    assert [topic for topic, _ in desk.out.changes].count("crm.changes.bulk") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hypothesis
 import hypothesis.strategies as st
 import pytest
 from hypothesis import settings
@@ -243,3 +244,79 @@ def test_an_offset_that_was_read_before_is_not_handled_twice(again: int) -> None
     for offset in (0, 1, again):
         found.arrive(message("t", 0, offset, b"a"), 0.0)
     assert found.messages == 2
+
+
+# Turns
+
+
+def of(tenant: str, number: int, *, offset: int, size: int = 10) -> RawMessage:
+    return message("live", 0, offset, f"{tenant}/hubspot:1/contact/{number}".encode(), size)
+
+
+def tenants_of(batch: Batch) -> list[str]:
+    return [held.owner.decode() for held in batch.messages]
+
+
+def test_a_tenant_behind_anothers_backlog_is_in_the_next_batch():
+    schedule = Schedule(max_messages=10_000, max_bytes=10**9)
+    for offset in range(3_000):
+        schedule.arrive(of("flood", offset, offset=offset), 0.0)
+    schedule.arrive(of("quiet", 1, offset=3_000), 0.0)
+    assert "quiet" in tenants_of(schedule.take(0.0, 200))
+
+
+def test_turns_are_a_quarter_of_a_batch_and_a_lone_tenant_gets_all_of_it():
+    schedule = Schedule(max_messages=10_000, max_bytes=10**9)
+    offset = 0
+    for tenant in ("a", "b", "c", "d", "e"):
+        for number in range(100):
+            schedule.arrive(of(tenant, number, offset=offset), 0.0)
+            offset += 1
+    assert tenants_of(schedule.take(0.0, 40)) == ["a"] * 10 + ["b"] * 10 + ["c"] * 10 + ["d"] * 10
+    assert tenants_of(schedule.take(0.0, 40))[:10] == ["e"] * 10
+    alone = Schedule(max_messages=10_000, max_bytes=10**9)
+    for number in range(100):
+        alone.arrive(of("a", number, offset=number), 0.0)
+    assert len(alone.take(0.0, 40).messages) == 40
+
+
+def test_a_worker_stays_free_of_whoever_fills_the_others():
+    schedule = Schedule(max_messages=10_000, max_bytes=10**9, most_batches_an_owner=2)
+    for offset in range(1_000):
+        schedule.arrive(of("flood", offset, offset=offset), 0.0)
+    first, second = schedule.take(0.0, 10), schedule.take(0.0, 10)
+    assert schedule.take(0.0, 10) is None
+    schedule.arrive(of("quiet", 1, offset=1_000), 0.0)
+    assert tenants_of(schedule.take(0.0, 10)) == ["quiet"]
+    schedule.finish(first, 0.0)
+    assert tenants_of(schedule.take(0.0, 10)) == ["flood"] * 10
+    schedule.abandon(second, 0.0)
+    assert schedule.take(0.0, 10) is not None
+
+
+def test_a_batch_ends_at_its_bytes_with_one_key_to_spare():
+    schedule = Schedule(max_messages=10_000, max_bytes=10**9)
+    for offset in range(10):
+        schedule.arrive(of("a", offset, offset=offset, size=1_000), 0.0)
+    assert len(schedule.take(0.0, 100, 2_500).messages) == 3
+    assert len(schedule.take(0.0, 100, 1).messages) == 1
+
+
+@settings(deadline=None)
+@hypothesis.given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 8)), min_size=1, max_size=80), st.integers(1, 12)
+)
+def test_every_message_gets_its_turn(arrivals, size):
+    """INVARIANT: nothing that is ready stays behind for ever, whoever takes turns. If it fails, a tenant is starved."""
+    schedule = Schedule(max_messages=10_000, max_bytes=10**9, most_batches_an_owner=2)
+    for offset, (tenant, number) in enumerate(arrivals):
+        schedule.arrive(of(tenant, number, offset=offset), 0.0)
+    seen: list[int] = []
+    for _ in range(len(arrivals)):
+        batch = schedule.take(0.0, size)
+        if batch is None:
+            break
+        seen.extend(held.raw.offset for held in batch.messages)
+        schedule.finish(batch, 0.0)
+    assert sorted(seen) == list(range(len(arrivals)))
+    assert schedule.messages == schedule.bytes == 0

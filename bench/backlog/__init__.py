@@ -1,0 +1,1 @@
+"""How fast a backlog drains, stage by stage, beside bare loops that do the same reads and writes: `make bench-backlog`."""

@@ -1,0 +1,100 @@
+"""Which lane a tenant's changes take: a token bucket per tenant, the same for all replicas.
+
+Law: decides a lane and nothing else: no change is refused or held up by it. Buckets lie in Redis, and what is lost with
+Redis is a bucket that is full again. While Redis is away each replica keeps buckets of its own, with its share of the rate.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from infra.telemetry import log
+from ingress.allowances import Allowance
+
+MOST_LOCAL = 10_000
+"""Tenants with a bucket in memory; the one that was asked longest ago goes first, and begins full again."""
+
+# KEYS 1 bucket   ARGV 1 rate a second  2 burst  3 changes that want the live lane   Returns how many get it.
+_TAKE = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local rate, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
+local bucket = redis.call('HMGET', KEYS[1], 'tokens', 'at')
+local at = tonumber(bucket[2] or now)
+local tokens = math.min(burst, tonumber(bucket[1] or burst) + math.max(0, now - at) * rate / 1000)
+local granted = math.min(tonumber(ARGV[3]), math.floor(tokens))
+redis.call('HSET', KEYS[1], 'tokens', tokens - granted, 'at', math.max(now, at))
+redis.call('PEXPIRE', KEYS[1], math.ceil(burst * 1000 / rate) + 1000)
+return granted
+"""
+
+
+class Limits(Protocol):
+    """`ingress.allowances.Allowances`."""
+
+    def of(self, tenant: str) -> Allowance:
+        """Never blocks."""
+        ...
+
+
+class LocalBuckets:
+    """Buckets of this process alone, with `share` of each rate and burst."""
+
+    def __init__(
+        self, limits: Limits, share: Callable[[], float], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`share()`: from 0 to 1, this replica's; over all replicas no more than 1. `clock()` in seconds."""
+        self._limits = limits
+        self._share = share
+        self._clock = clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    async def take(self, wanted: Mapping[str, int]) -> dict[str, int]:
+        """See `ingress.translator.Rates`."""
+        now, share = self._clock(), self._share()
+        granted = {}
+        for tenant, number in wanted.items():
+            limit = self._limits.of(tenant)
+            burst = limit.burst * share
+            tokens, at = self._buckets.pop(tenant, (burst, now))
+            tokens = min(burst, tokens + (now - at) * limit.per_second * share)
+            granted[tenant] = min(number, int(tokens))
+            self._buckets[tenant] = tokens - granted[tenant], now
+        while len(self._buckets) > MOST_LOCAL:
+            self._buckets.popitem(last=False)
+        return granted
+
+
+class SharedBuckets:
+    """Buckets in Redis; `local` decides while it is away."""
+
+    def __init__(self, redis: Redis, limits: Limits, local: LocalBuckets) -> None:
+        self._redis = redis
+        self._limits = limits
+        self._local = local
+        self._away = False
+        self._log = log("translator")
+
+    async def take(self, wanted: Mapping[str, int]) -> Mapping[str, int]:
+        """See `ingress.translator.Rates`."""
+        if not wanted:
+            return {}
+        try:
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for tenant, number in wanted.items():
+                    limit = self._limits.of(tenant)
+                    pipeline.eval(_TAKE, 1, f"hl:rate:{tenant}", str(limit.per_second), str(limit.burst), str(number))
+                granted = [int(answer) for answer in await pipeline.execute()]
+        except (RedisError, OSError) as error:
+            if not self._away:
+                self._log.warning("rates_are_local", error=type(error).__name__)
+            self._away = True
+            return await self._local.take(wanted)
+        self._away = False
+        return dict(zip(wanted, granted, strict=True))

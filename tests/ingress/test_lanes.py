@@ -1,0 +1,106 @@
+"""Token buckets: what a tenant may have on the live lane, here and with Redis away."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from ingress.allowances import Allowance
+from ingress.lanes import MOST_LOCAL, LocalBuckets, SharedBuckets
+
+
+class Limits:
+    def __init__(self, per_second=10, burst=50, **own) -> None:
+        self.default, self.own = Allowance(per_second, burst), own
+
+    def of(self, tenant):
+        return self.own.get(tenant, self.default)
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class AwayRedis:
+    """A client whose server does not answer until `back`."""
+
+    back = False
+
+    def pipeline(self, transaction=True):
+        return self
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        return None
+
+    def eval(self, *args):
+        self.wanted = int(args[-1])
+
+    async def execute(self):
+        if not self.back:
+            raise RedisConnectionError
+        return [self.wanted]
+
+
+def buckets(share=1.0, **limits):
+    clock = Clock()
+    return LocalBuckets(Limits(**limits), lambda: share, clock=clock), clock
+
+
+async def test_a_burst_passes_then_the_rate_and_a_tenant_under_its_rate_is_back():
+    bucket, clock = buckets()
+    assert await bucket.take({"a": 80}) == {"a": 50}
+    clock.now += 2
+    assert await bucket.take({"a": 80}) == {"a": 20}
+    clock.now += 60
+    assert await bucket.take({"a": 8}) == {"a": 8}
+
+
+async def test_one_tenants_flood_takes_nothing_from_another():
+    bucket, _ = buckets()
+    assert await bucket.take({"a": 100_000, "b": 3}) == {"a": 50, "b": 3}
+    assert await bucket.take({"a": 1, "b": 3}) == {"a": 0, "b": 3}
+
+
+async def test_a_tenants_own_rate_counts_for_it_alone():
+    clock = Clock()
+    bucket = LocalBuckets(Limits(b=Allowance(1, 5)), lambda: 1.0, clock=clock)
+    assert await bucket.take({"a": 20, "b": 20}) == {"a": 20, "b": 5}
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0, 5), st.integers(0, 60)), max_size=30),
+    st.lists(st.floats(0.01, 1), min_size=1, max_size=6),
+)
+async def test_all_replicas_together_never_grant_more_than_the_rate(asks, weights):
+    """INVARIANT: with Redis away the shares of all replicas add up to one bucket at most. If it fails, losing Redis lifts limits."""
+    clock = Clock()
+    shares = [weight / sum(weights) for weight in weights]
+    replicas = [LocalBuckets(Limits(), lambda share=share: share, clock=clock) for share in shares]
+    granted, began = 0, clock.now
+    for place, (seconds, number) in enumerate(asks):
+        clock.now += seconds
+        granted += (await replicas[place % len(replicas)].take({"a": number}))["a"]
+        assert granted <= 50 + 10 * (clock.now - began) + 1e-6
+
+
+async def test_redis_away_means_a_share_and_redis_back_means_the_shared_bucket():
+    redis = AwayRedis()
+    local, _ = buckets(share=0.5)
+    shared = SharedBuckets(redis, Limits(), local)
+    assert await shared.take({"a": 80}) == {"a": 25}
+    redis.back = True
+    assert await shared.take({"a": 80}) == {"a": 80}
+
+
+async def test_memory_is_bounded_however_many_tenants_there_are():
+    bucket, _ = buckets()
+    await bucket.take({f"t{number}": 1 for number in range(MOST_LOCAL + 500)})
+    assert len(bucket._buckets) == MOST_LOCAL

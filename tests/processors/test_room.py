@@ -1,0 +1,74 @@
+"""Places go round among tenants, and one is always left for whoever comes next."""
+
+from __future__ import annotations
+
+import asyncio
+
+from processors.room import Room
+
+
+class Guests:
+    """Tasks that hold a place until they are let go."""
+
+    def __init__(self, room: Room) -> None:
+        self.room = room
+        self.inside: list[str] = []
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+        self.doors: dict[str, asyncio.Event] = {}
+
+    async def come(self, *names: str) -> None:
+        for name in names:
+            self.doors[name] = asyncio.Event()
+            self.tasks[name] = asyncio.create_task(self._stay(name))
+        await self.settle()
+
+    async def go(self, name: str) -> None:
+        self.doors[name].set()
+        await self.settle()
+
+    async def settle(self) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    async def _stay(self, name: str) -> None:
+        async with self.room.of(name.partition("-")[0]):
+            self.inside.append(name)
+            await self.doors[name].wait()
+        self.inside.remove(name)
+
+
+async def test_a_flood_leaves_a_place_for_whoever_comes_next():
+    guests = Guests(Room(4))
+    await guests.come(*(f"flood-{number}" for number in range(50)))
+    assert len(guests.inside) == 3
+    await guests.come("quiet-1")
+    assert "quiet-1" in guests.inside
+    assert guests.room.free == 0
+
+
+async def test_a_free_place_goes_to_the_tenant_that_has_fewest():
+    guests = Guests(Room(3))
+    await guests.come("a-1", "a-2", "a-3", "a-4", "b-1", "b-2", "c-1")
+    assert guests.inside == ["a-1", "a-2", "b-1"]
+    await guests.go("a-1")
+    assert guests.inside[-1] == "c-1"
+    await guests.go("b-1")
+    assert guests.inside[-1] == "b-2"
+
+
+async def test_who_is_cancelled_takes_no_place():
+    guests = Guests(Room(2))
+    await guests.come("a-1", "a-2", "a-3")
+    guests.tasks["a-2"].cancel()
+    await guests.settle()
+    await guests.go("a-1")
+    assert guests.inside == ["a-3"]
+    await guests.go("a-3")
+    assert guests.room.free == 2
+
+
+async def test_one_place_alone_serves_everybody():
+    guests = Guests(Room(1))
+    await guests.come("a-1", "a-2")
+    await guests.go("a-1")
+    assert guests.inside == ["a-2"]
