@@ -1,0 +1,78 @@
+"""`hookline status` and `hookline account show`: what is wrong, whose it is, and what to do."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from infra.accounts import Registry
+from infra.set_aside import Aside, SetAside
+from schemas.dead_letter import Cause
+from schemas.topics import CHANGES, INSIGHTS
+from tests.connected.test_console import environment, hookline  # noqa: F401 -- fixtures
+from tests.connected.test_topics_command import Desk
+from tests.sinks.making import insight
+
+pytestmark = [pytest.mark.connected, pytest.mark.timeout(120)]
+
+
+@pytest.fixture
+def desk(settings, tenant):
+    return Desk(settings, tenant)
+
+
+def test_an_accounts_own_trouble_is_told_as_its_health_and_poison_as_ours(hookline, desk, tenant):  # noqa: F811
+    desk.register()
+
+    async def trouble(house):
+        mine = insight().model_copy(update={"tenant": tenant, "account": house.account})
+        await house.letter(INSIGHTS, mine, stage="sink:hubspot", cause=Cause.CRM_REFUSED_WRITE)
+        await house.letter(CHANGES, house.change(1), stage="hydrator", cause=Cause.HANDLER_BUG)
+        await SetAside(house.engine).put(
+            [Aside(house.change(number).ref, "hydrator", "FORBIDDEN") for number in range(3)]
+        )
+
+    desk(trouble)
+    shown = hookline("account", "show", desk.account)
+    assert "dead letters 1, CRM_REFUSED_WRITE. The CRM refuses our write" in shown
+    assert "set aside 3, FORBIDDEN. The CRM forbids it" in shown
+    assert "HANDLER_BUG" not in shown, "a bug of ours is not the admin's"
+    whole = json.loads(hookline("status", "--json"))
+    (account,) = [one for one in whole["accounts"] if one["account"] == desk.account]
+    assert {one["cause"] for one in account["troubles"]} == {"CRM_REFUSED_WRITE", "FORBIDDEN"}
+    kinds = {one["cause"]: one["kind"] for one in whole["dead_letters"]}
+    assert (kinds["HANDLER_BUG"], kinds["CRM_REFUSED_WRITE"]) == ("poison", "account")
+    (aside,) = whole["set_aside"]
+    assert (aside["tenant"], aside["records"], aside["held"]) == (tenant, 3, False)
+    assert "scopes" in aside["remedy"]
+    lanes = {(lag["topic"], lag["lane"]) for lag in whole["roles"]}
+    assert {("crm.changes", "live"), ("crm.changes.bulk", "bulk"), ("crm.insights.redriven", "redriven")} <= lanes
+    behind = next(lag for lag in whole["roles"] if lag["topic"] == "crm.insights" and lag["messages"] >= 0)
+    assert behind["seconds"] >= 0
+    said = hookline("status")
+    for wanted in ("HANDLER_BUG", "poison", "FORBIDDEN", "hookline dead-letters list", desk.account):
+        assert wanted in said
+
+
+def test_a_disconnected_account_says_so_and_what_waits_for_it_says_why(hookline, desk):  # noqa: F811
+    desk.register()
+
+    async def revoke(house):
+        await Registry(house.engine, house.keyring).set_account_state(
+            house.account, "disconnected", "HubSpot refuses our access"
+        )
+        await SetAside(house.engine).put([Aside(house.change(1).ref, "hydrator", "TOKEN_REVOKED")])
+
+    desk(revoke)
+    assert "disconnected, HubSpot refuses our access. Connect the account again" in hookline(
+        "account", "show", desk.account
+    )
+    (aside,) = json.loads(hookline("status", "--json"))["set_aside"]
+    assert aside["held"]
+    assert "when it is connected" in hookline("status")
+
+
+def test_a_healthy_account_says_so(hookline, desk):  # noqa: F811
+    desk.register()
+    assert "health good" in hookline("account", "show", desk.account)
