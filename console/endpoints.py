@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import base64
+import json
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import sqlalchemy as sa
 import typer
+from rich.markup import escape
 from rich.table import Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from console.endpoint_config import accepted, check_secret, configuration, duration
 from console.runtime import ConsoleError, out, registry, run
-from infra.accounts import Endpoint, Registry
+from infra.accounts import Endpoint, Registry, weakness
 from infra.database.tables import refusals
 from infra.plugins import load
 from infra.settings import Settings
@@ -26,21 +30,38 @@ def url_of(settings: Settings, endpoint: Endpoint) -> str:
     return f"{base.rstrip('/')}/hooks/{endpoint.id}"
 
 
+_CONFIG = typer.Option(
+    "--config",
+    help="A YAML, TOML or JSON file: conditions, rates, handshake; for `custom` the whole declaration (docs/senders.md).",
+    show_default=False,
+)
+_NETWORK = typer.Option("--network", help="Where deliveries may come from, as 13.108.0.0/14; may be repeated.")
+_CERTIFICATE = typer.Option(
+    "--certificate-name", help="Common or DNS name that the sender's client certificate must have; may be repeated."
+)
+_SECRET = typer.Option(
+    envvar="HOOKLINE_NEW_SECRET",
+    help="What the sender signs with. HubSpot: the app's client secret, needed. Others: made if absent. "
+    "Salesforce: not used, for its messages carry no signature.",
+    show_default=False,
+)
+
+
 @app.command("add")
 def add(
-    source: Annotated[str, typer.Argument(help="What the sender speaks: hubspot, salesforce or standard_webhooks.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="What the sender speaks: hubspot, salesforce, standard_webhooks, or custom (see --config)."
+        ),
+    ],
     tenant: Annotated[str, typer.Option(help="Whose it is.")],
     name: Annotated[str, typer.Option(help="Name for people.")] = "",
     app_id: Annotated[str, typer.Option(help="HubSpot: the app's id; its own echoes are told apart by it.")] = "",
-    secret: Annotated[
-        str,
-        typer.Option(
-            envvar="HOOKLINE_NEW_SECRET",
-            help="What the sender signs with. HubSpot: the app's client secret, needed. Standard Webhooks: made if absent. "
-            "Salesforce: not used, for its messages carry no signature.",
-            show_default=False,
-        ),
-    ] = "",
+    secret: Annotated[str, _SECRET] = "",
+    config: Annotated[Path | None, _CONFIG] = None,
+    network: Annotated[list[str] | None, _NETWORK] = None,
+    certificate_name: Annotated[list[str] | None, _CERTIFICATE] = None,
 ) -> None:
     """Register an endpoint; prints its URL, and its secret if one was made."""
     sources = load("ingress.sources", Source)  # type: ignore[type-abstract]  # the protocol is only asked for its members
@@ -49,38 +70,125 @@ def add(
             "a HubSpot endpoint needs the app's client secret, which signs every delivery: copy it from the app's Auth tab "
             "and pass it as HOOKLINE_NEW_SECRET (or --secret)"
         )
-    if source == "standard_webhooks" and secret:
-        _check_standard(secret)
+    if source == "custom" and config is None:
+        raise ConsoleError(
+            "a custom endpoint needs --config with a declaration of how the sender signs and what its bodies mean: "
+            "see docs/senders.md, and try yours out with `hookline source test`"
+        )
+    given = configuration({}, config, network, certificate_name)
+    if app_id:
+        given["app_id"] = app_id
+    if source in sources:
+        given = accepted(sources[source], given)
+    if secret:
+        check_secret(source, secret, given)
 
     async def command() -> tuple[Endpoint, Settings]:
         async with registry() as (found, settings, *_):
-            given = secret.encode() or (sources[source].new_secret() if source in sources else None)
-            config = {"app_id": app_id} if app_id else {}
+            value = secret.encode() or (sources[source].new_secret() if source in sources else None)
+            title = name or str(given.get("name") or source)
             made = await found.add_endpoint(
-                tenant, source, name=name or source, config=config, secret=given, known_sources=sources
+                tenant, source, name=title, config=given, secret=value, known_sources=sources
             )
             return made, settings
 
     endpoint, settings = run(command)
-    out.print(f"endpoint [bold]{endpoint.name}[/] created.\n  URL     {url_of(settings, endpoint)}", soft_wrap=True)
+    out.print(
+        f"endpoint [bold]{escape(endpoint.name)}[/] created.\n  URL     {url_of(settings, endpoint)}", soft_wrap=True
+    )
     if not secret and source != "salesforce":
         out.print(f"  secret  {endpoint.secrets[0].value.decode()}   (shown once)", soft_wrap=True)
     if source == "salesforce":
         out.print("  The URL itself is the secret: paste it into the outbound message and nowhere else.")
     crm = source if source in {"hubspot", "salesforce"} else "CRM"
-    out.print(f"Next: `hookline account add {crm} ID --tenant {tenant} --endpoint {endpoint.name}`", soft_wrap=True)
+    out.print(
+        f"Next: `hookline account add {crm} ID --tenant {tenant} --endpoint {endpoint.name}`",
+        soft_wrap=True,
+        markup=False,
+    )
 
 
-def _check_standard(secret: str) -> None:
-    try:
-        long_enough = bool(base64.b64decode(secret.removeprefix("whsec_"), validate=True))
-    except ValueError:
-        long_enough = False
-    if not long_enough:
-        raise ConsoleError(
-            "a Standard Webhooks secret is base64, mostly with `whsec_` in front: copy it from the sender, "
-            "or unset HOOKLINE_NEW_SECRET to have one made"
-        )
+@app.command("configure")
+def configure(
+    name: Annotated[str, typer.Argument(help="Name, id, or the beginning of the id.")],
+    config: Annotated[Path | None, _CONFIG] = None,
+    network: Annotated[list[str] | None, _NETWORK] = None,
+    certificate_name: Annotated[list[str] | None, _CERTIFICATE] = None,
+) -> None:
+    """Change what an endpoint asks of its sender. A file replaces the whole configuration, options what they name."""
+    if config is None and not network and not certificate_name:
+        raise ConsoleError("nothing to change: give --config, --network or --certificate-name")
+    sources = load("ingress.sources", Source)  # type: ignore[type-abstract]  # the protocol is only asked for its members
+
+    async def command() -> Endpoint:
+        async with registry() as (found, *_):
+            endpoint = await find(found, name)
+            given = configuration(dict(endpoint.config), config, network, certificate_name)
+            if endpoint.source in sources:
+                given = accepted(sources[endpoint.source], given)
+            return await found.configure_endpoint(endpoint.id, given)
+
+    endpoint = run(command)
+    out.print(f"endpoint {endpoint.name}: configured; in force everywhere within two seconds.", markup=False)
+
+
+@app.command("rotate-secret")
+def rotate_secret(
+    name: Annotated[str, typer.Argument(metavar="ID", help="Name, id, or the beginning of the id.")],
+    overlap: Annotated[str, typer.Option(help="How long the old secrets go on counting: 90s, 30m, 24h, 7d.")] = "24h",
+    secret: Annotated[str, _SECRET] = "",
+) -> None:
+    """Give an endpoint a new secret; the old ones count until the overlap is over, so no delivery is refused meanwhile."""
+    seconds = duration(overlap)
+    sources = load("ingress.sources", Source)  # type: ignore[type-abstract]  # the protocol is only asked for its members
+
+    async def command() -> Endpoint:
+        async with registry() as (found, *_):
+            endpoint = await find(found, name)
+            if endpoint.source == "salesforce":
+                raise ConsoleError(
+                    "a Salesforce endpoint's secret is its address: add another endpoint for the same account, put its URL into "
+                    "the outbound message, and then `hookline endpoint disable` this one"
+                )
+            if endpoint.source == "hubspot" and not secret:
+                raise ConsoleError(
+                    "HubSpot draws an app's client secret itself: rotate it in the app's Auth tab, and pass the new one as "
+                    "HOOKLINE_NEW_SECRET (or --secret)"
+                )
+            if secret:
+                check_secret(endpoint.source, secret, endpoint.config)
+            value = secret.encode() or (sources[endpoint.source].new_secret() if endpoint.source in sources else None)
+            return await found.rotate_secret(endpoint.id, value, overlap_seconds=seconds)
+
+    endpoint = run(command)
+    newest = max(endpoint.secrets, key=lambda each: each.valid_from)
+    if not secret:
+        out.print(f"new secret  {newest.value.decode()}   (shown once)", soft_wrap=True, markup=False)
+    _print_secrets(endpoint, datetime.now(UTC))
+    out.print("Give the sender the new secret before the old one ends.")
+
+
+@app.command("enable")
+def enable(name: Annotated[str, typer.Argument(help="Name, id, or the beginning of the id.")]) -> None:
+    """Take deliveries again."""
+    _switch(name, enabled=True)
+
+
+@app.command("disable")
+def disable(name: Annotated[str, typer.Argument(help="Name, id, or the beginning of the id.")]) -> None:
+    """Refuse every delivery with ENDPOINT_DISABLED; senders that try again do so for about a day."""
+    _switch(name, enabled=False)
+
+
+def _switch(name: str, *, enabled: bool) -> None:
+    async def command() -> Endpoint:
+        async with registry() as (found, *_):
+            endpoint = await find(found, name)
+            await found.enable_endpoint(endpoint.id, enabled)
+            return endpoint
+
+    endpoint = run(command)
+    out.print(f"endpoint {endpoint.name}: {'enabled' if enabled else 'disabled'} within two seconds.", markup=False)
 
 
 @app.command("list")
@@ -121,13 +229,38 @@ def show(
     out.print(f"name      {endpoint.name}\nsource    {endpoint.source}\ntenant    {endpoint.tenant}")
     out.print(f"URL       {url if reveal else url.replace(endpoint.id, endpoint.id[:6] + '…')}", soft_wrap=True)
     out.print(f"accounts  {', '.join(sorted(endpoint.accounts)) or 'none yet: `hookline account add`'}")
-    out.print(f"secrets   {len(endpoint.secrets)} valid")
+    out.print(f"enabled   {'yes' if endpoint.enabled else 'no: `hookline endpoint enable`'}")
+    if endpoint.config:
+        out.print(f"config    {json.dumps(dict(endpoint.config), ensure_ascii=False)}", soft_wrap=True, markup=False)
+    _print_secrets(endpoint, datetime.now(UTC))
     if not found_refusals:
         out.print("refused   nothing in the last 24 hours")
         return
     table = Table("refused, last 24 h", "times", "last")
     for cause, times, last in found_refusals:
         table.add_row(cause, str(times), last)
+    out.print(table)
+
+
+def _print_secrets(endpoint: Endpoint, now: datetime) -> None:
+    """The windows, never the secrets."""
+    if endpoint.source == "salesforce":
+        out.print("secrets   the address itself")
+        return
+    if not endpoint.secrets:
+        out.print("secrets   none that our master keys open: `hookline endpoint rotate-secret`")
+        return
+    table = Table("secret", "counts", "from (UTC)", "until (UTC)")
+    for number, secret in enumerate(sorted(endpoint.secrets, key=lambda each: each.valid_from), 1):
+        weak = weakness(secret.value)
+        if weak is not None:
+            state = f"never: {weak}"
+        elif secret.valid_at(now):
+            state = "now"
+        else:
+            state = "no longer" if secret.valid_from <= now else "not yet"
+        until = f"{secret.valid_until.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if secret.valid_until else "-"
+        table.add_row(str(number), state, f"{secret.valid_from.astimezone(UTC):%Y-%m-%d %H:%M:%S}", until)
     out.print(table)
 
 

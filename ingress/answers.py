@@ -12,14 +12,20 @@ STATUS: dict[Refusal, int] = {
     Refusal.UNKNOWN_ENDPOINT: 404,
     Refusal.ENDPOINT_DISABLED: 403,
     Refusal.METHOD_NOT_ALLOWED: 405,
+    Refusal.ADDRESS_NOT_ALLOWED: 403,
+    Refusal.CERTIFICATE_REFUSED: 403,
     Refusal.VERIFICATION_FAILED: 401,
     Refusal.SIGNATURE_MISSING: 401,
     Refusal.STALE: 401,
     Refusal.FROM_THE_FUTURE: 401,
+    Refusal.REPLAYED: 202,
     Refusal.PAYLOAD_TOO_LARGE: 413,
     Refusal.UNSUPPORTED_ENCODING: 415,
     Refusal.EMPTY_BODY: 400,
     Refusal.BODY_INCOMPLETE: 408,
+    Refusal.MALFORMED_REQUEST: 400,
+    Refusal.HEADERS_TOO_LARGE: 431,
+    Refusal.HEADERS_INCOMPLETE: 408,
     Refusal.RATE_LIMITED: 429,
     Refusal.OVERLOADED: 503,
     Refusal.BROKER_UNAVAILABLE: 503,
@@ -34,7 +40,10 @@ RETRY_AFTER: dict[Refusal, int] = {
 }
 """Seconds. HubSpot and Salesforce keep their own schedule; other senders and proxies listen."""
 
-CLOSING = frozenset({Refusal.PAYLOAD_TOO_LARGE, Refusal.BODY_INCOMPLETE, Refusal.OVERLOADED})
+CLOSING = frozenset({
+    Refusal.PAYLOAD_TOO_LARGE, Refusal.BODY_INCOMPLETE, Refusal.OVERLOADED,
+    Refusal.MALFORMED_REQUEST, Refusal.HEADERS_TOO_LARGE, Refusal.HEADERS_INCOMPLETE,
+})  # fmt: skip
 """Answers given before the body was read to its end: the connection ends with them."""
 
 GREETING = b"This is a Hookline endpoint. It takes webhooks by POST.\n"

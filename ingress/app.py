@@ -7,20 +7,28 @@ memory last (this hour and the next, for endpoints that have been used), and Kaf
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import uvicorn
-
+from infra import metrics
 from infra.plugins import load
 from infra.role import Parts, Readiness, Role
 from infra.settings import Settings, SettingsError, require, variable
-from ingress.gate import Gate
-from ingress.ledger import Ledger, PostgresRefusals
-from ingress.receiver import ACK_SECONDS, Receiver
+from infra.unavailable import Unavailable
+from ingress import answers, tls
+from ingress.gate import READY_BELOW, Gate
+from ingress.identity import RequestIds
+from ingress.ledger import Ledger, PostgresRefusals, Refused
+from ingress.outlet import Outlet
+from ingress.proxies import Proxies
+from ingress.rates import Rates
+from ingress.receiver import ACK_SECONDS, Limits, Receiver
+from ingress.server import HttpServer, listen, settle_memory, taken_over, wire_limits
 from ingress.sources.source import Source
+from schemas.delivery import Refusal
 from schemas.topics import DELIVERIES
 
 Scope = MutableMapping[str, Any]
@@ -29,28 +37,9 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 HEADROOM_BYTES = 20_000
 """What sealing, the packed head and Kafka's headers add to a body, generously."""
-_BACKLOG = 2_048
-_KEEP_ALIVE_SECONDS = 75
-"""Longer than the 60 s that load balancers keep an idle connection, so that none sends on one that we are closing."""
-_LEAVE_SECONDS = 15
-
-
-class _Server(uvicorn.Server):
-    """uvicorn inside a process that has a starter of its own."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.ready = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals to the starter of the process."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say so."""
-        await super().startup(sockets=sockets)
-        self.ready.set()
+KEYS_EVERY_SECONDS = 60.0
+MAX_KEYS_AHEAD = 5_000
+"""Endpoints whose keys are made before anybody delivers there; beyond, a key is made with an endpoint's first delivery."""
 
 
 class Ingress(Role):
@@ -59,8 +48,9 @@ class Ingress(Role):
     def __init__(self, settings: Settings, parts: Parts | None = None, *, serve: bool = True) -> None:
         """With `serve`, `start` binds `ingress_host:ingress_port`, and `port` says which port that is."""
         self._public = settings.public_url
-        if settings.environment == "development" and settings.public_url is None:
-            # In development the address is rebuilt from Host, so that a tunnel or the sandbox works without ceremony.
+        if settings.public_url is None and (settings.environment == "development" or settings.trusted_proxies):
+            # The address is rebuilt: from what trusted proxies say; in development, where a tunnel or the sandbox should work
+            # without ceremony, also from Host.
             settings = settings.model_copy(update={"public_url": "http://127.0.0.1"})
         super().__init__(
             settings, "ingress", topics=[DELIVERIES], parts=parts, uses_redis=False, publish_timeout=ACK_SECONDS
@@ -69,8 +59,9 @@ class Ingress(Role):
         self.port = 0
         self._serve = serve
         self._receiver: Receiver | None = None
-        self._server: _Server | None = None
-        self._serving: asyncio.Task[None] | None = None
+        self._server: HttpServer | None = None
+        self._ledger: Ledger | None = None
+        self._ids = RequestIds(0)
 
     async def start(self) -> None:
         """Start whole or raise (SettingsError, Unavailable)."""
@@ -86,30 +77,51 @@ class Ingress(Role):
 
     async def setup(self) -> None:
         """Wire the receiver, and serve."""
-        ledger = Ledger(PostgresRefusals(self.parts.engine))
-        await ledger.start()
-        self.closing(ledger.stop)
+        settings = self.settings
+        self._ledger = Ledger(
+            PostgresRefusals(self.parts.engine, timedelta(hours=settings.ingress_refused_hours)),
+            keeps_requests=settings.ingress_refused_hours > 0,
+        )
+        await self._ledger.start()
+        self.closing(self._ledger.stop)
+        outlet = Outlet(
+            DELIVERIES.name,
+            self.publisher.producer,
+            self.publisher.broken,
+            seconds=ACK_SECONDS,
+            max_message_bytes=settings.kafka_max_message_bytes,
+        )
+        self.closing(outlet.stop)
         self._receiver = Receiver(
             endpoints=self.parts.directory,
             sources=load("ingress.sources", Source),  # type: ignore[type-abstract]  # the protocol is only asked for its members
             keys=self.parts.keyring,
-            codec=self.codec,
-            publish=lambda outgoing: self.publisher.publish_sealed(DELIVERIES, outgoing),
-            ledger=ledger,
+            publish=outlet.publish,
+            ledger=self._ledger,
             gate=self.gate,
-            max_body_bytes=self.settings.ingress_max_body_bytes,
-            body_seconds=self.settings.ingress_body_timeout_seconds,
+            rates=Rates(
+                settings.ingress_rate_per_second, settings.ingress_rate_burst, processes=settings.ingress_processes
+            ),
+            limits=Limits(
+                settings.ingress_max_body_bytes,
+                settings.ingress_max_split_bytes,
+                settings.ingress_body_timeout_seconds,
+            ),
             public_url=self._public,
+            proxies=Proxies(
+                settings.trusted_proxies, settings.trusted_proxy_headers, settings.client_certificate_header
+            ),
+            trace_ratio=settings.trace_ratio,
         )
+        self.background(self._make_keys, "delivery-keys")
         if self._serve:
             await self._listen()
 
     async def teardown(self) -> None:
         """Take no more requests, and answer those that are inside."""
-        if self._server is not None and self._serving is not None:
-            self._server.should_exit = True
-            await asyncio.wait([self._serving], timeout=_LEAVE_SECONDS + 5)
-        self._server = self._serving = self._receiver = None
+        if self._server is not None:
+            await self._server.stop()
+        self._server = self._receiver = None
 
     def readiness(self) -> Readiness:
         """What every role has; PostgreSQL is left out, for the door goes on without it as long as its view is fresh."""
@@ -140,42 +152,48 @@ class Ingress(Role):
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _listen(self) -> None:
-        host, port = self.settings.ingress_host, self.settings.ingress_port
-        try:
-            # Bound here: uvicorn would end the process when the port is taken.
-            listening = socket.create_server(
-                (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=_BACKLOG
-            )
-        except OSError as error:
-            raise SettingsError(
-                f"{host}:{port} cannot be bound ({error.strerror}): set {variable('ingress_port')} to another port, or to 0"
-            ) from error
-        listening.setblocking(False)
+        listening = self._socket()
         self.port = listening.getsockname()[1]
-        config = uvicorn.Config(
-            self,
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,  # it would log addresses, and those of Salesforce endpoints are secrets
-            server_header=False,
-            proxy_headers=False,
-            backlog=_BACKLOG,
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=_LEAVE_SECONDS,
-        )
-        self._server = server = _Server(config)
-        self._serving = asyncio.get_running_loop().create_task(server.serve(sockets=[listening]), name="ingress-http")
-        self._serving.add_done_callback(self._ended)
-        ready = asyncio.get_running_loop().create_task(server.ready.wait())
-        await asyncio.wait([ready, self._serving], return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
+        settle_memory()
+        self._server = HttpServer(self, wire_limits(self.settings), self._note_wire, tls.options(self.settings))
+        await self._server.start(listening, self._ended)
+
+    def _socket(self) -> socket.socket:
+        if self.settings.ingress_socket is not None:
+            # A copy: several roles of one process, or a second start, may be given the same one.
+            return taken_over(os.dup(self.settings.ingress_socket))
+        return listen(self.settings.ingress_host, self.settings.ingress_port)
+
+    def _note_wire(self, cause: Refusal, detail: str) -> str:
+        """Count and list what never became a request."""
+        request_id, _ = self._ids.draw()
+        metrics.REQUESTS.labels("none", cause.value).inc()
+        if self._ledger is not None:
+            self._ledger.note(
+                Refused(request_id, datetime.now(UTC), "", "", cause, answers.STATUS[cause], detail, size=0)
+            )
+        return request_id
+
+    async def _make_keys(self) -> None:
+        """See to it that every endpoint has its key of this hour and the next, so that PostgreSQL may be away for the first delivery too."""
+        while True:
+            now = datetime.now(UTC)
+            enabled = [found for found in self.parts.directory.endpoints().values() if found.enabled]
+            for endpoint in enabled[:MAX_KEYS_AHEAD]:
+                try:
+                    await self.parts.keyring.for_delivery(endpoint.tenant, endpoint.id, now)
+                except Unavailable:
+                    break
+            await asyncio.sleep(KEYS_EVERY_SECONDS)
 
     async def _load(self) -> str | None:
-        if not self.gate.closed:
+        share = self.gate.fullness()
+        if share < READY_BELOW and not self.gate.closed:
             return None
-        return f"{self.gate.requests} requests and {self.gate.bytes} bytes in flight: refusing until it is below 90 % of the limits"
+        return (
+            f"{self.gate.requests} requests and {self.gate.bytes} bytes in flight, {share:.0%} of the limits: "
+            "send elsewhere, or add processes"
+        )
 
 
 def build_app(settings: Settings, parts: Parts | None = None) -> Ingress:

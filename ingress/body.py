@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
+from ingress.deadlines import Deadlines
 from ingress.gate import Gate
 from schemas.delivery import Refusal
 
@@ -18,8 +19,12 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 
 _DISCARD_FACTOR = 32
+_DISCARD_BYTES = 32 * 1024 * 1024
 """How many caps of a body that is too large are read and thrown away, so that its sender hears the answer: a connection
-closed on somebody who is still sending looks like a network failure, and is tried again."""
+closed on somebody who is still sending looks like a network failure, and is tried again. Never more than so many bytes."""
+_MAX_RATIO = 100
+_ANY_RATIO_BYTES = 100_000
+"""What CRMs send shrinks ten to thirty times: what would grow more than a hundred times is opened only as far as this."""
 
 
 class BodyRefusedError(Exception):
@@ -36,10 +41,12 @@ class BodyRefusedError(Exception):
 class Body:
     """The body of one request; `held` bytes are booked at the gate until `release`."""
 
-    def __init__(self, gate: Gate, cap: int, seconds: float) -> None:
+    __slots__ = ("_cap", "_deadlines", "_gate", "held")
+
+    def __init__(self, gate: Gate, cap: int, deadlines: Deadlines) -> None:
         self._gate = gate
         self._cap = cap
-        self._seconds = seconds
+        self._deadlines = deadlines
         self.held = 0
 
     def release(self) -> None:
@@ -47,20 +54,37 @@ class Body:
         self._gate.give_back(self.held)
         self.held = 0
 
-    async def read(self, receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
-        """The whole body, uncompressed; raises BodyRefusedError."""
+    async def read(
+        self,
+        receive: Receive,
+        headers: Mapping[bytes, bytes],
+        every_header: Iterable[tuple[bytes, bytes]] = (),
+    ) -> bytes:
+        """The whole body, uncompressed; raises BodyRefusedError. `every_header`: repeated ones too."""
+        task = self._deadlines.enter()
+        raw: bytes | None = None
         try:
-            async with asyncio.timeout(self._seconds):
-                raw = await self._raw(receive, _declared(headers))
-        except TimeoutError:
+            raw = await self._raw(receive, headers)
+        except asyncio.CancelledError:
+            # Somebody else's cancelling goes on; the clock's becomes an answer.
+            if not self._deadlines.is_cut(task):
+                raise
+        finally:
+            self._deadlines.leave(task)
+        if raw is None:
             raise BodyRefusedError(
-                Refusal.BODY_INCOMPLETE, f"not complete after {self._seconds:g} s", self.held
-            ) from None
+                Refusal.BODY_INCOMPLETE, f"not complete after {self._deadlines.seconds:g} s", self.held
+            )
         encoding = headers.get(b"content-encoding")
-        return raw if encoding is None else self._opened(raw, encoding.strip().lower())
+        if encoding is None:
+            return raw
+        if sum(name == b"content-encoding" for name, _ in every_header) > 1:
+            raise BodyRefusedError(Refusal.UNSUPPORTED_ENCODING, "encoded more than once", len(raw))
+        return self._opened(raw, encoding.strip().lower())
 
-    async def _raw(self, receive: Receive, declared: int) -> bytes:
-        if declared > self._cap * _DISCARD_FACTOR:
+    async def _raw(self, receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
+        declared = _declared(headers)
+        if declared > self._most():
             raise BodyRefusedError(Refusal.PAYLOAD_TOO_LARGE, f"announced {declared} bytes", 0)
         message = await receive()
         chunk: bytes = message.get("body", b"")
@@ -87,11 +111,14 @@ class Body:
 
     async def _discard(self, receive: Receive, message: Message, size: int) -> int:
         self.release()
-        limit = self._cap * _DISCARD_FACTOR
+        limit = self._most()
         while message["type"] == "http.request" and message.get("more_body") and size <= limit:
             message = await receive()
             size += len(message.get("body", b""))
         return size
+
+    def _most(self) -> int:
+        return max(self._cap, min(self._cap * _DISCARD_FACTOR, _DISCARD_BYTES))
 
     def _opened(self, raw: bytes, encoding: bytes) -> bytes:
         if encoding in {b"", b"identity"}:
@@ -105,12 +132,13 @@ class Body:
         else:
             raise BodyRefusedError(Refusal.UNSUPPORTED_ENCODING, "only gzip, deflate and identity are read", len(raw))
         opener = zlib.decompressobj(window)
+        cap = min(self._cap, max(len(raw) * _MAX_RATIO, _ANY_RATIO_BYTES))
         try:
-            opened = opener.decompress(raw, self._cap + 1)
+            opened = opener.decompress(raw, cap + 1)
         except zlib.error:
             raise BodyRefusedError(Refusal.BODY_INCOMPLETE, "the compressed body is damaged", len(raw)) from None
-        if len(opened) > self._cap:
-            raise BodyRefusedError(Refusal.PAYLOAD_TOO_LARGE, f"more than {self._cap} bytes when opened", len(raw))
+        if len(opened) > cap:
+            raise BodyRefusedError(Refusal.PAYLOAD_TOO_LARGE, f"more than {cap} bytes when opened", len(raw))
         if not opener.eof:
             raise BodyRefusedError(Refusal.BODY_INCOMPLETE, "the compressed body is cut short", len(raw))
         if opener.unused_data:

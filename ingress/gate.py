@@ -7,6 +7,8 @@ from __future__ import annotations
 
 REFUSE_AT = 0.95
 RESUME_AT = 0.90
+READY_BELOW = 0.85
+"""A process that is fuller says that it is not ready, so that a load balancer turns elsewhere before it has to refuse."""
 
 
 class Gate:
@@ -15,6 +17,7 @@ class Gate:
     def __init__(self, max_requests: int, max_bytes: int) -> None:
         self._refuse = (max_requests * REFUSE_AT, max_bytes * REFUSE_AT)
         self._resume = (max_requests * RESUME_AT, max_bytes * RESUME_AT)
+        self._max_requests = max_requests
         self._max_bytes = max_bytes
         self.requests = 0
         self.bytes = 0
@@ -44,3 +47,7 @@ class Gate:
     def give_back(self, size: int) -> None:
         """They are no longer held."""
         self.bytes -= size
+
+    def fullness(self) -> float:
+        """The share that is taken, of requests or bytes, whichever is larger."""
+        return max(self.requests / max(1, self._max_requests), self.bytes / max(1, self._max_bytes))

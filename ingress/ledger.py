@@ -1,6 +1,7 @@
 """What was refused, for the admin to read: table `refusals`, written beside the requests and never in their way.
 
-Law: noting a refusal never blocks and never fails. One row per endpoint, cause and second; what cannot be written
+Law: noting a refusal never blocks and never fails. One row per endpoint, cause and second, and one for every request
+that is kept for a retry (`ingress/refused.py` says how many); what cannot be written
 while Postgres is away waits in a bounded buffer, the oldest goes first, and what is lost is counted. A flood of requests to
 addresses that do not exist is one row per second.
 """
@@ -24,8 +25,11 @@ from infra.telemetry import log
 from schemas.delivery import Refusal
 
 MAX_ROWS = 10_000
+MAX_SEALED_BYTES = 32 * 1024 * 1024
+"""Bodies that wait to be written; while Postgres is away for long, the rows stay and the bodies go."""
 KEEP = timedelta(days=30)
 _PAGE = 500
+_SEALED_PAGE_BYTES = 4 * 1024 * 1024
 _PURGE_SECONDS = 3_600.0
 
 Write = Callable[[Sequence[dict[str, Any]]], Awaitable[None]]
@@ -45,6 +49,8 @@ class Refused:
     detail: str
     size: int
     repeats: int = 1
+    sealed: bytes | None = None
+    """The request itself, for a retry; such a row is not put together with others."""
 
     def row(self) -> dict[str, Any]:
         """As the table has it."""
@@ -58,17 +64,23 @@ class Refused:
             "detail": self.detail[:200],
             "size": self.size,
             "repeats": self.repeats,
+            "sealed_request": self.sealed,
         }
 
 
 class Ledger:
     """Gathers refusals and writes them about once a second; one per process."""
 
-    def __init__(self, write: Write, *, max_rows: int = MAX_ROWS, every_seconds: float = 1.0) -> None:
+    def __init__(
+        self, write: Write, *, max_rows: int = MAX_ROWS, every_seconds: float = 1.0, keeps_requests: bool = True
+    ) -> None:
+        """`keeps_requests`: whether callers should hand over the requests themselves, sealed."""
+        self.keeps_requests = keeps_requests
+        self._sealed_bytes = 0
         self._write = write
         self._max_rows = max_rows
         self._every = every_seconds
-        self._rows: dict[tuple[str, Refusal, int], Refused] = {}
+        self._rows: dict[tuple[str, Refusal, int, str], Refused] = {}
         self._task: asyncio.Task[None] | None = None
         self._log = log("ingress")
         self.dropped = 0
@@ -76,16 +88,25 @@ class Ledger:
     def note(self, refused: Refused) -> None:
         """Count it in; never blocks."""
         endpoint = "" if refused.cause is Refusal.UNKNOWN_ENDPOINT else refused.endpoint
-        key = (endpoint, refused.cause, int(refused.at.timestamp()))
+        if refused.sealed is not None and self._sealed_bytes + len(refused.sealed) > MAX_SEALED_BYTES:
+            refused.sealed = None
+        key = (
+            endpoint,
+            refused.cause,
+            int(refused.at.timestamp()),
+            "" if refused.sealed is None else refused.request_id,
+        )
         known = self._rows.get(key)
         if known is not None:
             known.repeats += 1
             return
         if len(self._rows) >= self._max_rows:
             lost = self._rows.pop(next(iter(self._rows)))
+            self._sealed_bytes -= len(lost.sealed or b"")
             self.dropped += lost.repeats
             metrics.REFUSALS_UNRECORDED.inc(lost.repeats)
         self._rows[key] = refused
+        self._sealed_bytes += len(refused.sealed or b"")
         # One line per row: a storm of refusals must not become a storm of log lines.
         self._log.warning(
             "delivery_refused",
@@ -119,12 +140,21 @@ class Ledger:
         """Write the rows of seconds that are over; raises what the database raises, and keeps them then."""
         now = int(time.time())
         ready = [key for key in self._rows if everything or key[2] < now]
-        for start in range(0, len(ready), _PAGE):
-            page = [(key, self._rows[key]) for key in ready[start : start + _PAGE] if key in self._rows]
+        start = 0
+        while start < len(ready):
+            page: list[tuple[tuple[str, Refusal, int, str], Refused]] = []
+            size = 0
+            while start < len(ready) and len(page) < _PAGE and size < _SEALED_PAGE_BYTES:
+                found = self._rows.get(ready[start])
+                if found is not None:
+                    page.append((ready[start], found))
+                    size += len(found.sealed or b"")
+                start += 1
             await self._write([refused.row() for _, refused in page])
             for key, refused in page:
                 if self._rows.get(key) is refused:
                     del self._rows[key]
+                    self._sealed_bytes -= len(refused.sealed or b"")
         return len(ready)
 
     async def _run(self) -> None:
@@ -137,10 +167,11 @@ class Ledger:
 
 
 class PostgresRefusals:
-    """Writes pages of rows, and drops those older than `KEEP` once an hour."""
+    """Writes pages of rows; once an hour drops those older than `KEEP`, and kept requests older than `keep_requests`."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, keep_requests: timedelta = timedelta(hours=24)) -> None:
         self._engine = engine
+        self._keep_requests = keep_requests
         self._purged = float("-inf")
 
     async def __call__(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -150,4 +181,10 @@ class PostgresRefusals:
                 await connection.execute(insert(refusals).on_conflict_do_nothing(), list(rows))
             if time.monotonic() - self._purged > _PURGE_SECONDS:
                 await connection.execute(sa.delete(refusals).where(refusals.c.at < datetime.now(UTC) - KEEP))
+                await connection.execute(
+                    sa.update(refusals)
+                    .where(refusals.c.sealed_request.is_not(None))
+                    .where(refusals.c.at < datetime.now(UTC) - self._keep_requests)
+                    .values(sealed_request=None)
+                )
                 self._purged = time.monotonic()

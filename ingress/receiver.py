@@ -1,14 +1,13 @@
 """The front door: cap the body, find the endpoint, verify, seal, publish, answer after the broker's acknowledgement.
 
-Law: nothing of the body is parsed, nothing unverified is kept, and no database or Redis is asked on the way. Every refusal
-has a cause, is counted, logged and kept for the admin. The address of a Salesforce endpoint is its secret, so no path is
-ever logged or put into a span.
+Law: no database or Redis is asked on the way, and nothing of the body is parsed, unless it is verified and too large for one
+message (`ingress/split.py`). Nothing unverified goes further than the admin's list. Every refusal has a cause, is counted,
+logged and kept for the admin. The address of a Salesforce endpoint is its secret, so no path is ever logged or put into a span.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -19,17 +18,28 @@ from opentelemetry.trace import Span, SpanKind
 
 from infra import metrics
 from infra.accounts import Endpoint
-from infra.kafka.codec import Codec, Outgoing
+from infra.kafka.broker import MessageTooLarge
+from infra.kafka.codec import Outgoing
 from infra.keyring import DataKey
-from infra.telemetry import log, tracer
+from infra.telemetry import log, start_trace
 from infra.unavailable import Unavailable
 from ingress import answers
 from ingress.body import Body, BodyRefusedError
+from ingress.conditions import conditions_of
+from ingress.deadlines import Deadlines
 from ingress.gate import Gate
+from ingress.identity import RequestIds
 from ingress.ledger import Ledger, Refused
+from ingress.parcel import Parcels
+from ingress.proxies import Proxies
+from ingress.rates import Rates
+from ingress.refused import KEPT, MAX_BODY_BYTES, Allowance, RefusedRequest
+from ingress.replays import Mark, Replays, SignedOnce
+from ingress.sender_trace import link_sender
 from ingress.sources.source import Answer, InboundRequest, Source, json_refused
-from schemas.delivery import Refusal, pack_delivery
-from schemas.topics import DELIVERIES
+from ingress.split import Splittable
+from ingress.verification import judge
+from schemas.delivery import Refusal
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -43,6 +53,9 @@ KEY_SECONDS = 1.0
 _PREFIX = b"/hooks/"
 _MAX_ID = 128
 _SHOWN = 6
+_SPLIT_BESIDE_BYTES = 1_000_000
+"""Larger bodies are cut in a thread, so that nobody else waits for it."""
+_LENGTHS = {size: b"%d" % size for size in range(1_024)}
 
 
 class Endpoints(Protocol):
@@ -65,10 +78,23 @@ class DeliveryKeys(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the door takes; see the settings `ingress_…`."""
+
+    message_bytes: int
+    """The largest body that fits into one message."""
+    split_bytes: int
+    """The largest body where the dialect lets us cut it."""
+    body_seconds: float
+
+
 class _RefusedError(Exception):
-    def __init__(self, refusal: Refusal, detail: str = "", size: int = 0, *, gone: bool = False) -> None:
+    def __init__(
+        self, refusal: Refusal, detail: str = "", size: int = 0, *, gone: bool = False, retry_after: int = 0
+    ) -> None:
         super().__init__(detail)
-        self.refusal, self.detail, self.size, self.gone = refusal, detail, size, gone
+        self.refusal, self.detail, self.size, self.gone, self.retry_after = refusal, detail, size, gone, retry_after
 
 
 @dataclass(slots=True)
@@ -79,20 +105,47 @@ class _Exchange:
     receive: Receive
     send: Send
     request_id: str
+    traced: bool
     asked: str
     """What stands where an endpoint's id should."""
     endpoint: Endpoint | None = None
     source: Source | None = None
     span: Span | None = None
+    request: InboundRequest | None = None
+    received_at: datetime | None = None
 
     async def answer(self, answer: Answer, extra: Sequence[tuple[bytes, bytes]] = ()) -> None:
         status, headers, body = answer
-        identity = (b"x-request-id", self.request_id.encode())
-        length = (b"content-length", b"%d" % len(body))
+        size = len(body)
         await self.send(
-            {"type": "http.response.start", "status": status, "headers": [*headers, length, identity, *extra]}
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [
+                    *headers,
+                    (b"content-length", _LENGTHS.get(size) or b"%d" % size),
+                    (b"x-request-id", self.request_id.encode()),
+                    *extra,
+                ],
+            }
         )
         await self.send({"type": "http.response.body", "body": b"" if self.scope["method"] == "HEAD" else body})
+
+
+class _Dialect:
+    """What is known of a source once and for all."""
+
+    __slots__ = ("accepted", "answer", "cap", "replayed", "seconds", "signed_once", "source", "split")
+
+    def __init__(self, source: Source, limits: Limits) -> None:
+        self.source = source
+        self.answer = source.accepted()
+        self.signed_once = source.signed_once if isinstance(source, SignedOnce) else ()
+        self.split = source.split if isinstance(source, Splittable) else None
+        self.cap = limits.message_bytes if self.split is None else max(limits.split_bytes, limits.message_bytes)
+        self.accepted = metrics.REQUESTS.labels(source.name, "accepted")
+        self.replayed = metrics.REQUESTS.labels(source.name, Refusal.REPLAYED.value)
+        self.seconds = metrics.REQUEST_SECONDS.labels(source.name)
 
 
 class Receiver:
@@ -104,38 +157,43 @@ class Receiver:
         endpoints: Endpoints,
         sources: Mapping[str, Source],
         keys: DeliveryKeys,
-        codec: Codec,
         publish: Publish,
         ledger: Ledger,
         gate: Gate,
-        max_body_bytes: int,
-        body_seconds: float,
+        rates: Rates,
+        limits: Limits,
         public_url: str | None,
+        proxies: Proxies | None = None,
+        trace_ratio: float = 1.0,
+        writer: str = "hookline/ingress",
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """`public_url` None: the address is rebuilt from Host, which the sender chooses; for development alone."""
+        """`public_url` None: the address is rebuilt from what trusted proxies say, or, where a sender reaches us directly, from
+        Host, which it chooses; endpoints may name an address of their own.
+        """
         self._endpoints = endpoints
-        self._sources = sources
+        self._dialects = {name: _Dialect(source, limits) for name, source in sources.items()}
         self._keys = keys
-        self._codec = codec
         self._publish = publish
         self._ledger = ledger
         self._gate = gate
-        self._cap = max_body_bytes
-        self._seconds = body_seconds
+        self._rates = rates
+        self._limits = limits
+        self._deadlines = Deadlines(limits.body_seconds)
+        self._replays = Replays()
+        self._allowance = Allowance()
+        self._parcels = Parcels(writer)
+        self._ids = RequestIds(trace_ratio)
         self._public = public_url.rstrip("/").encode() if public_url is not None else None
+        self._proxies = proxies or Proxies()
         self._now = now
         self._log = log("ingress")
-        self._tracer = tracer()  # making one costs more than a span
-        self._accepted = {name: source.accepted() for name, source in sources.items()}
-        self._count_accepted = {name: metrics.REQUESTS.labels(name, "accepted") for name in sources}
-        self._seconds_taken = {name: metrics.REQUEST_SECONDS.labels(name) for name in sources}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        request_id = f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+        request_id, traced = self._ids.draw()
         path: bytes = scope.get("raw_path") or b""
-        exchange = _Exchange(scope, receive, send, request_id, path[len(_PREFIX) :].decode("ascii", "replace"))
+        exchange = _Exchange(scope, receive, send, request_id, traced, path[len(_PREFIX) :].decode("ascii", "replace"))
         try:
             if not path.startswith(_PREFIX) or not 0 < len(exchange.asked) <= _MAX_ID:
                 metrics.REQUESTS.labels("none", "404").inc()
@@ -156,88 +214,133 @@ class Receiver:
         endpoint = exchange.endpoint = self._endpoints.endpoint(exchange.asked)
         if endpoint is None:
             raise _RefusedError(Refusal.UNKNOWN_ENDPOINT)
-        source = exchange.source = self._sources.get(endpoint.source)
-        if source is None:
+        dialect = self._dialects.get(endpoint.source)
+        if dialect is None:
             raise _RefusedError(Refusal.ENDPOINT_DISABLED, "its source is not installed here")
+        exchange.source = dialect.source
         method: str = exchange.scope["method"]
-        if method in {"GET", "HEAD"}:
-            metrics.REQUESTS.labels(source.name, "greeted").inc()
+        handshake = conditions_of(endpoint).handshake
+        if handshake is not None and endpoint.enabled:
+            said = handshake.greeting(method, exchange.scope["query_string"])
+            if said is not None:
+                metrics.REQUESTS.labels(dialect.source.name, "greeted").inc()
+                await exchange.answer(said)
+                return
+        if method != "POST":
+            if method not in {"GET", "HEAD"}:
+                raise _RefusedError(Refusal.METHOD_NOT_ALLOWED)
+            metrics.REQUESTS.labels(dialect.source.name, "greeted").inc()
             await exchange.answer((200, answers.PLAIN, answers.GREETING))
             return
-        if method != "POST":
-            raise _RefusedError(Refusal.METHOD_NOT_ALLOWED)
         if not endpoint.enabled:
             raise _RefusedError(Refusal.ENDPOINT_DISABLED, "disabled by an administrator")
-        exchange.span = self._tracer.start_span("delivery.receive", kind=SpanKind.SERVER)
-        await self._take(exchange, endpoint, source)
-        self._count_accepted[source.name].inc()
-        await exchange.answer(self._accepted[source.name])
+        if exchange.traced:
+            exchange.span = start_trace("delivery.receive", exchange.request_id, kind=SpanKind.SERVER)
+        await exchange.answer(await self._take(exchange, endpoint, dialect))
 
-    async def _take(self, exchange: _Exchange, endpoint: Endpoint, source: Source) -> None:
+    async def _take(self, exchange: _Exchange, endpoint: Endpoint, dialect: _Dialect) -> Answer:
         if not self._gate.enter():
             raise _RefusedError(Refusal.OVERLOADED, "too much is in flight")
-        body = Body(self._gate, self._cap, self._seconds)
+        body = Body(self._gate, dialect.cap, self._deadlines)
         try:
-            headers: dict[bytes, bytes] = dict(exchange.scope["headers"])
             try:
-                content = await body.read(exchange.receive, headers)
+                headers = exchange.scope["headers"]
+                given: dict[bytes, bytes] = dict(headers)
+                content = await body.read(exchange.receive, given, headers)
             except BodyRefusedError as error:
                 raise _RefusedError(error.refusal, error.detail, error.size, gone=error.gone) from None
             if not content:
                 raise _RefusedError(Refusal.EMPTY_BODY)
             complete = time.perf_counter()
-            now = self._now()
-            request = self._request(exchange.scope, headers, content)
-            refusal = source.verify(request, endpoint, now)
-            if refusal is not None:
-                raise _RefusedError(refusal, size=len(content))
-            await self._keep(exchange, endpoint, request, now)
-            self._seconds_taken[source.name].observe(time.perf_counter() - complete)
+            now = exchange.received_at = self._now()
+            request = exchange.request = self._request(exchange.scope, given, content, endpoint)
+            denied = judge(dialect.source, request, endpoint, now)
+            if denied is not None:
+                raise _RefusedError(denied.refusal, denied.detail, len(content))
+            if exchange.span is not None:
+                link_sender(exchange.span, given)
+            handshake = conditions_of(endpoint).handshake
+            said = handshake.reply(content) if handshake is not None else None
+            if said is not None:
+                metrics.REQUESTS.labels(dialect.source.name, "greeted").inc()
+                return said
+            await self._keep(exchange, endpoint, dialect, request, now)
+            dialect.seconds.observe(time.perf_counter() - complete)
+            return dialect.answer
         finally:
             body.release()
             self._gate.leave()
 
-    def _request(self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes) -> InboundRequest:
+    def _request(self, scope: Scope, headers: Mapping[bytes, bytes], body: bytes, endpoint: Endpoint) -> InboundRequest:
         query: bytes = scope["query_string"]
         target: bytes = scope["raw_path"] + b"?" + query if query else scope["raw_path"]
-        public = self._public
+        caller = self._proxies.caller(scope, headers)
+        public = conditions_of(endpoint).public or self._public
         if public is None:
-            public = scope["scheme"].encode() + b"://" + headers.get(b"host", b"")
-        return InboundRequest(scope["method"].encode(), target, public, headers, body)
+            public = caller.origin()
+        return InboundRequest(scope["method"].encode(), target, public, headers, body, caller)
 
-    async def _keep(self, exchange: _Exchange, endpoint: Endpoint, request: InboundRequest, now: datetime) -> None:
-        context = exchange.span.get_span_context() if exchange.span else None
-        traceparent = (
-            f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
-            if context and context.is_valid
-            else ""
-        )
+    async def _keep(
+        self, exchange: _Exchange, endpoint: Endpoint, dialect: _Dialect, request: InboundRequest, now: datetime
+    ) -> None:
         size = len(request.body)
+        moment = time.monotonic()
+        mark: Mark = ()
+        if dialect.signed_once:
+            headers = request.headers
+            mark = (endpoint.id, *[headers.get(name) for name in dialect.signed_once])
+            # Without all of them it was a weaker signature that held, and nothing says that two of those are one.
+            if None in mark:
+                mark = ()
+            elif self._replays.known(mark):
+                dialect.replayed.inc()
+                self._note(exchange, Refusal.REPLAYED, dialect.answer[0], "accepted before, not published again", size)
+                return
+        wait = self._rates.take(endpoint, moment)
+        if wait:
+            raise _RefusedError(Refusal.RATE_LIMITED, "over the endpoint's rate", size, retry_after=wait)
+        if size <= self._limits.message_bytes:
+            parts = [request.body]
+        else:
+            parts = await self._split(dialect, request.body)
         key = self._keys.cached_delivery_key(endpoint.tenant, endpoint.id, now)
         if key is None:
             key = await self._new_key(endpoint, now, size)
-        outgoing = self._codec.seal_bytes(
-            DELIVERIES,
-            pack_delivery(
-                request_id=exchange.request_id,
-                tenant=endpoint.tenant,
-                endpoint=endpoint.id,
-                source=endpoint.source,
-                received_at=now,
-                content_type=request.headers.get(b"content-type", b"")[:128].decode("latin-1"),
-                body=request.body,
-            ),
-            key,
-            kafka_key=f"{endpoint.tenant}/{exchange.request_id}",
-            partition_key=exchange.request_id,
-            now=now,
-            traceparent=traceparent,
-            message_id=exchange.request_id,
-        )
+        trace = self._traceparent(exchange)
+        kind = request.headers.get(b"content-type", b"")
+        identity, wrap = exchange.request_id, self._parcels.wrap
         try:
-            await self._publish((outgoing,))
+            await self._publish(
+                [wrap(endpoint, key, identity, now, kind, part, trace, number) for number, part in enumerate(parts)]
+            )
         except Unavailable as error:
             raise _RefusedError(Refusal.BROKER_UNAVAILABLE, type(error).__name__, size) from error
+        except MessageTooLarge as error:
+            raise _RefusedError(Refusal.PAYLOAD_TOO_LARGE, "larger than Kafka takes", size) from error
+        if mark:
+            self._replays.note(mark, moment)
+        dialect.accepted.inc()
+
+    async def _split(self, dialect: _Dialect, body: bytes) -> list[bytes]:
+        limit = self._limits.message_bytes
+        parts: list[bytes] | None = None
+        if dialect.split is not None:
+            if len(body) > _SPLIT_BESIDE_BYTES:
+                parts = await asyncio.to_thread(dialect.split, body, limit)
+            else:
+                parts = dialect.split(body, limit)
+        if parts is None:
+            raise _RefusedError(
+                Refusal.PAYLOAD_TOO_LARGE, f"more than {limit} bytes, and cannot be cut by event", len(body)
+            )
+        return parts
+
+    def _traceparent(self, exchange: _Exchange) -> str:
+        if exchange.span is not None:
+            context = exchange.span.get_span_context()
+            if context.is_valid:
+                return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+        return self._ids.traceparent(exchange.request_id)
 
     async def _new_key(self, endpoint: Endpoint, now: datetime, size: int) -> DataKey:
         try:
@@ -247,11 +350,24 @@ class Receiver:
             raise _RefusedError(Refusal.KEYS_UNAVAILABLE, type(error).__name__, size) from error
 
     async def _refuse(self, exchange: _Exchange, refused: _RefusedError) -> None:
-        refusal = refused.refusal
-        source, endpoint = exchange.source, exchange.endpoint
+        refusal, source = refused.refusal, exchange.source
         status = answers.STATUS[refusal]
         answer = json_refused(refusal, status) if source is None else source.refused(refusal, status)
         metrics.REQUESTS.labels(source.name if source else "none", refusal.value).inc()
+        self._note(exchange, refusal, answer[0], refused.detail, refused.size)
+        if refused.gone:
+            return
+        extra: list[tuple[bytes, bytes]] = []
+        if refusal in answers.RETRY_AFTER:
+            extra.append((b"retry-after", b"%d" % (refused.retry_after or answers.RETRY_AFTER[refusal])))
+        if refusal is Refusal.METHOD_NOT_ALLOWED:
+            extra.append((b"allow", b"GET, HEAD, POST"))
+        if refusal in answers.CLOSING:
+            extra.append((b"connection", b"close"))
+        await exchange.answer(answer, extra)
+
+    def _note(self, exchange: _Exchange, cause: Refusal, status: int, detail: str, size: int) -> None:
+        source, endpoint = exchange.source, exchange.endpoint
         secret = source is None or source.id_is_secret
         self._ledger.note(
             Refused(
@@ -259,19 +375,21 @@ class Receiver:
                 at=self._now(),
                 endpoint=f"{exchange.asked[:_SHOWN]}…" if secret else exchange.asked,
                 tenant=endpoint.tenant if endpoint else "",
-                cause=refusal,
-                status=answer[0],
-                detail=refused.detail,
-                size=refused.size,
+                cause=cause,
+                status=status,
+                detail=detail,
+                size=size,
+                sealed=self._sealed(exchange, cause),
             )
         )
-        if refused.gone:
-            return
-        extra: list[tuple[bytes, bytes]] = []
-        if refusal in answers.RETRY_AFTER:
-            extra.append((b"retry-after", b"%d" % answers.RETRY_AFTER[refusal]))
-        if refusal is Refusal.METHOD_NOT_ALLOWED:
-            extra.append((b"allow", b"GET, HEAD, POST"))
-        if refusal in answers.CLOSING:
-            extra.append((b"connection", b"close"))
-        await exchange.answer(answer, extra)
+
+    def _sealed(self, exchange: _Exchange, cause: Refusal) -> bytes | None:
+        """The request as it is kept for a retry, where it is."""
+        request, at, endpoint = exchange.request, exchange.received_at, exchange.endpoint
+        if cause not in KEPT or request is None or at is None or endpoint is None or not self._ledger.keeps_requests:
+            return None
+        size = len(request.body)
+        key = self._keys.cached_delivery_key(endpoint.tenant, endpoint.id, at)
+        if key is None or size > MAX_BODY_BYTES or not self._allowance.take(endpoint.id, size, at):
+            return None
+        return RefusedRequest.of(request, endpoint.id, at).seal(key)

@@ -14,19 +14,29 @@ import hmac
 import re
 from collections.abc import Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from pydantic import Field
+
+from ingress.configuration import EndpointConfiguration
 from ingress.dialects import hubspot as dialect
+from ingress.secrets import secrets_of
 from ingress.sources.source import (
+    FROM_THE_FUTURE,
+    SIGNATURE_MISSING,
+    STALE,
+    VERIFICATION_FAILED,
     Answer,
+    Denied,
     InboundRequest,
     Source,
     Translated,
+    disabled,
     json_accepted,
     json_refused,
     random_secret,
-    secrets_of,
 )
+from ingress.split import split_array
 from schemas.delivery import Delivery, Refusal
 
 if TYPE_CHECKING:
@@ -51,17 +61,27 @@ def decode_uri(uri: bytes) -> bytes:
     return _ESCAPES.sub(lambda match: _DECODED[match.group()], uri) if b"%" in uri else uri
 
 
+class HubSpotConfiguration(EndpointConfiguration):
+    """What an endpoint of this source may have."""
+
+    app_id: Annotated[str, Field(pattern="^[1-9][0-9]{0,18}$")] | None = None
+    signature: Literal["v1", "v2", "v3"] = "v1"
+
+
 class HubSpot:
     """One app of HubSpot: one URL and secret for every portal that installed it."""
 
     name = "hubspot"
     id_is_secret = False
+    configuration = HubSpotConfiguration
+    signed_once = (b"x-hubspot-signature-v3",)
+    split = staticmethod(split_array)
 
-    def verify(self, request: InboundRequest, endpoint: Endpoint, now: datetime) -> Refusal | None:
+    def verify(self, request: InboundRequest, endpoint: Endpoint, now: datetime) -> Denied | None:
         """Check the strongest signature present against every secret that is valid now."""
         secrets = secrets_of(endpoint, now)
         if not secrets:
-            return Refusal.ENDPOINT_DISABLED
+            return disabled(endpoint, now)
         weakest = _RANK.get(str(endpoint.config.get("signature", "v1")), 3)
         v3 = request.headers.get(b"x-hubspot-signature-v3")
         if v3 is not None:
@@ -85,11 +105,11 @@ class HubSpot:
         return json_refused(refusal, status)
 
 
-def _verify_plain(request: InboundRequest, secrets: list[bytes], weakest: int) -> Refusal | None:
+def _verify_plain(request: InboundRequest, secrets: list[bytes], weakest: int) -> Denied | None:
     given = request.headers.get(b"x-hubspot-signature")
     version = request.headers.get(b"x-hubspot-signature-version", b"")
     if given is None or weakest == 3 or (weakest == 2 and version == b"v1"):
-        return Refusal.SIGNATURE_MISSING
+        return SIGNATURE_MISSING
     covered = []
     # Without a version header either may be meant; nobody without the secret can make the one or the other.
     if version in {b"v2", b""}:
@@ -101,27 +121,27 @@ def _verify_plain(request: InboundRequest, secrets: list[bytes], weakest: int) -
         for text in covered
         for secret in secrets
     )
-    return None if holds else Refusal.VERIFICATION_FAILED
+    return None if holds else VERIFICATION_FAILED
 
 
-def _verify_v3(request: InboundRequest, given: bytes, secrets: list[bytes], now: datetime) -> Refusal | None:
+def _verify_v3(request: InboundRequest, given: bytes, secrets: list[bytes], now: datetime) -> Denied | None:
     stamp = request.headers.get(b"x-hubspot-request-timestamp")
     if stamp is None:
-        return Refusal.SIGNATURE_MISSING
+        return SIGNATURE_MISSING
     if not _MILLISECONDS.fullmatch(stamp):
-        return Refusal.VERIFICATION_FAILED
+        return VERIFICATION_FAILED
     covered = request.method + decode_uri(request.uri()) + request.body + stamp
     for secret in secrets:
         if hmac.compare_digest(base64.b64encode(hmac.digest(secret, covered, "sha256")), given):
             break
     else:
-        return Refusal.VERIFICATION_FAILED
+        return VERIFICATION_FAILED
     # The time is judged last: only of a genuine request does it mean anything to say that it is stale.
     age = now.timestamp() * 1000 - int(stamp)
     if age > MAX_AGE_MS:
-        return Refusal.STALE
+        return STALE
     if age < -MAX_AHEAD_MS:
-        return Refusal.FROM_THE_FUTURE
+        return FROM_THE_FUTURE
     return None
 
 

@@ -3,8 +3,9 @@
 Law: `Ack` is `true` only once the broker has acknowledged; anything else makes Salesforce send again for 24 hours.
 Source: "Outbound Messaging" of Salesforce's SOAP API developer guide. An outbound message carries no signature. What
 authenticates it is the endpoint's id, drawn at random and known to that org's admins alone; so the id is a secret here,
-and the OrganizationId must be one that the endpoint may speak for (the translator asks). What a message triggers is
-only a look into the CRM itself. `ingress/dialects/salesforce.py` says what the messages mean.
+and the OrganizationId must be one that the endpoint may speak for (the translator asks). An endpoint may ask for more:
+Salesforce's client certificate and its networks (`ingress/conditions.py`). What a message triggers is only a look into the
+CRM itself. `ingress/dialects/salesforce.py` says what the messages mean.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ingress.dialects import salesforce as dialect
-from ingress.sources.source import Answer, InboundRequest, Source, Translated, random_secret
+from ingress.sources.source import Answer, Denied, InboundRequest, Source, Translated, random_secret
 from schemas.delivery import Delivery, Refusal
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 MIN_ID_CHARACTERS = 20
 """An endpoint's id shorter than this could be guessed: then nothing authenticates the sender."""
 
+_GUESSABLE = Denied(Refusal.ENDPOINT_DISABLED, "its id, which is the secret here, is short enough to be guessed")
 _XML = [(b"content-type", b"text/xml; charset=utf-8")]
 
 _ACK = b"""<?xml version="1.0" encoding="UTF-8"?>
@@ -54,10 +56,10 @@ class Salesforce:
     name = "salesforce"
     id_is_secret = True
 
-    def verify(self, request: InboundRequest, endpoint: Endpoint, now: datetime) -> Refusal | None:
+    def verify(self, request: InboundRequest, endpoint: Endpoint, now: datetime) -> Denied | None:
         """Whoever knows the address has shown the secret; all that is left to refuse is an address that is none."""
         del request, now
-        return Refusal.ENDPOINT_DISABLED if len(endpoint.id) < MIN_ID_CHARACTERS else None
+        return _GUESSABLE if len(endpoint.id) < MIN_ID_CHARACTERS else None
 
     def new_secret(self) -> bytes:
         """Not used: the endpoint's id is what authenticates."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from ingress.secrets import why_none
 from schemas.change import ChangeKind
 from schemas.dead_letter import Cause
 from schemas.delivery import Delivery, Refusal
@@ -19,6 +20,7 @@ from schemas.record import ObjectType
 
 if TYPE_CHECKING:
     from infra.accounts import Endpoint
+    from ingress.proxies import Caller
 
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 """Status, headers and body of an HTTP answer; the receiver adds length, request id and Retry-After."""
@@ -37,10 +39,21 @@ class InboundRequest:
     """Names in lower case; of a repeated header the last."""
     body: bytes
     """Unparsed; a Content-Encoding is undone, for that belongs to the connection and not to the message."""
+    caller: Caller | None = None
+    """Where it came from, for endpoints that ask; None: nobody can say."""
 
     def uri(self) -> bytes:
         """The address that the sender used."""
         return self.public + self.target
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """Why a request is not believed."""
+
+    refusal: Refusal
+    detail: str = ""
+    """For the administrator alone, never for the sender; says nothing of what was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +92,7 @@ class Untranslatable:
 class Ignored:
     """An event that nobody needs; it is counted and gone."""
 
-    reason: Literal["own_property", "unread_object", "empty"]
+    reason: Literal["own_property", "unread_object", "not_wanted", "empty"]
     account: str | None = None
 
 
@@ -87,14 +100,17 @@ Translated = Event | Untranslatable | Ignored
 
 
 class Source(Protocol):
-    """A dialect. One object serves all endpoints and tasks at once: it keeps no state."""
+    """A dialect. One object serves all endpoints and tasks at once: it keeps nothing but what it made of an endpoint."""
 
     name: str
     id_is_secret: bool
     """The endpoint's id is what authenticates the sender, so it is never logged or stored whole."""
 
-    def verify(self, request: InboundRequest, endpoint: Endpoint, now: datetime) -> Refusal | None:
-        """None when the request comes from who it says it does. Must not block, raise, parse the body or keep anything."""
+    def verify(self, request: InboundRequest, endpoint: Endpoint, now: datetime) -> Denied | None:
+        """None when the request comes from who it says it does. Must not block, raise, parse the body or keep anything.
+
+        What an endpoint may ask of every sender (networks, a client certificate) is judged before, by `ingress/verification.py`.
+        """
         ...
 
     def new_secret(self) -> bytes:
@@ -114,13 +130,16 @@ class Source(Protocol):
         ...
 
 
-def secrets_of(endpoint: Endpoint, now: datetime) -> list[bytes]:
-    """The secrets that are valid now, for during a rotation there are two. Empty ones never count: everybody knows them."""
-    return [
-        secret.value
-        for secret in endpoint.secrets
-        if secret.value and secret.valid_from <= now and (secret.valid_until is None or now < secret.valid_until)
-    ]
+def disabled(endpoint: Endpoint, now: datetime) -> Denied:
+    """For an endpoint none of whose secrets counts."""
+    return Denied(Refusal.ENDPOINT_DISABLED, why_none(endpoint, now))
+
+
+SIGNATURE_MISSING = Denied(Refusal.SIGNATURE_MISSING)
+VERIFICATION_FAILED = Denied(Refusal.VERIFICATION_FAILED)
+STALE = Denied(Refusal.STALE)
+FROM_THE_FUTURE = Denied(Refusal.FROM_THE_FUTURE)
+"""Made once: a storm of refusals makes none anew."""
 
 
 def random_secret() -> bytes:

@@ -8,6 +8,7 @@ timestamps such as `1e9`, compares decoded signatures (so that several texts pas
 from __future__ import annotations
 
 import base64
+import contextlib
 import hmac
 import os
 import re
@@ -18,7 +19,23 @@ from typing import TYPE_CHECKING
 from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
 
 from ingress.dialects import standard_webhooks as dialect
-from ingress.sources.source import Answer, InboundRequest, Source, Translated, json_accepted, json_refused, secrets_of
+from ingress.per_endpoint import PerEndpoint
+from ingress.secrets import secrets_of
+from ingress.sources.source import (
+    FROM_THE_FUTURE,
+    SIGNATURE_MISSING,
+    STALE,
+    VERIFICATION_FAILED,
+    Answer,
+    Denied,
+    InboundRequest,
+    Source,
+    Translated,
+    disabled,
+    json_accepted,
+    json_refused,
+)
+from ingress.split import split_array
 from schemas.delivery import Delivery, Refusal
 
 if TYPE_CHECKING:
@@ -35,28 +52,12 @@ class StandardWebhooks:
 
     name = "standard_webhooks"
     id_is_secret = False
+    signed_once = (b"webhook-id", b"webhook-timestamp")
+    split = staticmethod(split_array)
 
-    def verify(self, request: InboundRequest, endpoint: Endpoint, now: datetime) -> Refusal | None:
+    def verify(self, request: InboundRequest, endpoint: Endpoint, now: datetime) -> Denied | None:
         """One of the given signatures must hold under one of the secrets (text `whsec_...`) that are valid now."""
-        secrets = secrets_of(endpoint, now)
-        if not secrets:
-            return Refusal.ENDPOINT_DISABLED
-        identity, stamp, signatures = (request.headers.get(name) for name in _HEADERS)
-        if not identity or stamp is None or signatures is None:
-            return Refusal.SIGNATURE_MISSING
-        given = signatures.split(b" ")[:_MAX_SIGNATURES]
-        if not _SECONDS.fullmatch(stamp):
-            return Refusal.VERIFICATION_FAILED
-        try:
-            signers = [Webhook(secret.decode("ascii")) for secret in secrets]
-        except (ValueError, RuntimeError, EmptyWebhookSecretError):
-            return Refusal.ENDPOINT_DISABLED
-        at = int(stamp)
-        if not any(
-            hmac.compare_digest(ours, one) for ours in _signed(signers, identity, at, request.body) for one in given
-        ):
-            return Refusal.VERIFICATION_FAILED
-        return _judge_age(now.timestamp() - at)
+        return judge(request, endpoint, now)
 
     def new_secret(self) -> bytes:
         """`whsec_` and base64, as the specification writes them."""
@@ -75,6 +76,39 @@ class StandardWebhooks:
         return json_refused(refusal, status)
 
 
+def judge(request: InboundRequest, endpoint: Endpoint, now: datetime) -> Denied | None:
+    """The specification's check by itself, for whoever signs so and sends a body of another shape."""
+    secrets = secrets_of(endpoint, now)
+    if not secrets:
+        return disabled(endpoint, now)
+    identity, stamp, signatures = (request.headers.get(name) for name in _HEADERS)
+    if not identity or stamp is None or signatures is None:
+        return SIGNATURE_MISSING
+    given = signatures.split(b" ")[:_MAX_SIGNATURES]
+    if not _SECONDS.fullmatch(stamp):
+        return VERIFICATION_FAILED
+    signers = _signers(endpoint)
+    usable = [signers[secret] for secret in secrets if secret in signers]
+    if not usable:
+        return _NO_BASE64
+    at = int(stamp)
+    if not any(hmac.compare_digest(ours, one) for ours in _signed(usable, identity, at, request.body) for one in given):
+        return VERIFICATION_FAILED
+    return _judge_age(now.timestamp() - at)
+
+
+def _made(endpoint: Endpoint) -> dict[bytes, Webhook]:
+    found = {}
+    for secret in endpoint.secrets:
+        with contextlib.suppress(ValueError, RuntimeError, EmptyWebhookSecretError):
+            found[secret.value] = Webhook(secret.value.decode("ascii"))
+    return found
+
+
+_signers = PerEndpoint(_made)
+_NO_BASE64 = Denied(Refusal.ENDPOINT_DISABLED, "its secret is no base64, as the specification asks for")
+
+
 def _signed(signers: list[Webhook], identity: bytes, at: int, body: bytes) -> list[bytes]:
     """What the signature must be, by each secret; none where identity or body are not the text that the specification asks for."""
     try:
@@ -84,10 +118,10 @@ def _signed(signers: list[Webhook], identity: bytes, at: int, body: bytes) -> li
     return [signer.sign(message, datetime.fromtimestamp(at, UTC), text).encode() for signer in signers]
 
 
-def _judge_age(seconds: float) -> Refusal | None:
+def _judge_age(seconds: float) -> Denied | None:
     if seconds > TOLERANCE_SECONDS:
-        return Refusal.STALE
-    return Refusal.FROM_THE_FUTURE if seconds < -TOLERANCE_SECONDS else None
+        return STALE
+    return FROM_THE_FUTURE if seconds < -TOLERANCE_SECONDS else None
 
 
 PLUGIN: Source = StandardWebhooks()

@@ -18,7 +18,8 @@ from infra.plugins import load
 from infra.unavailable import BrokerUnavailable, Unavailable
 from ingress.gate import Gate
 from ingress.ledger import Ledger
-from ingress.receiver import Receiver
+from ingress.rates import Rates
+from ingress.receiver import Limits, Receiver
 from ingress.sources.source import Source
 from schemas.change import Change
 from schemas.delivery import Delivery
@@ -120,6 +121,35 @@ class FakeMarks:
 
     async def set(self, marks: Mapping[str, str]) -> None:
         self.marks.update(marks)
+
+
+@dataclass
+class FakeRates:
+    """`left` of each tenant; without an entry everything is granted."""
+
+    left: dict[str, int] = field(default_factory=dict)
+    asked: list[dict[str, int]] = field(default_factory=list)
+
+    async def take(self, wanted: Mapping[str, int]) -> dict[str, int]:
+        self.asked.append(dict(wanted))
+        granted = {tenant: min(number, self.left.get(tenant, number)) for tenant, number in wanted.items()}
+        for tenant, number in granted.items():
+            if tenant in self.left:
+                self.left[tenant] -= number
+        return granted
+
+
+@dataclass
+class FakeNotes:
+    """What was said to be hot."""
+
+    changes: list[Change] = field(default_factory=list)
+    over: dict[str, int] = field(default_factory=dict)
+
+    def note(self, changes: Sequence[Change], over: dict[str, int]) -> None:
+        self.changes.extend(changes)
+        for tenant, number in over.items():
+            self.over[tenant] = self.over.get(tenant, 0) + number
 
 
 class FakeTimes:
@@ -241,12 +271,11 @@ def house(*endpoints: Endpoint, **changes) -> House:
         "endpoints": directory,
         "sources": sources(),
         "keys": ring,
-        "codec": Codec(ring, "hookline/ingress"),
         "publish": publisher.publish_sealed,
         "ledger": ledger,
         "gate": gate,
-        "max_body_bytes": 10_000,
-        "body_seconds": 5.0,
+        "rates": Rates(0, 1),
+        "limits": Limits(10_000, changes.pop("split_bytes", 10_000), changes.pop("body_seconds", 5.0)),
         "public_url": PUBLIC,
         "now": lambda: NOW,
     }

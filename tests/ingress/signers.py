@@ -21,6 +21,12 @@ HUBSPOT_ESCAPES = {
 }  # fmt: skip
 
 
+def refusal_of(source, found: InboundRequest, at_endpoint=None, now: datetime = NOW):
+    """The cause alone; None when it is believed."""
+    denied = source.verify(found, at_endpoint or endpoint(source.name), now)
+    return denied.refusal if denied is not None else None
+
+
 @dataclass(frozen=True)
 class Signed:
     """A request and what of it is signed; `covered` are the headers in which no byte may change."""
@@ -30,7 +36,7 @@ class Signed:
     secret: bytes = SECRET
     covers_uri: bool = True
     covers_method: bool = True
-    changes: dict = field(default_factory=dict)
+    config: dict = field(default_factory=dict)
 
     def with_(self, **changes) -> InboundRequest:
         return replace(self.request, **changes)
@@ -77,3 +83,62 @@ def standard(body: bytes, secret: bytes = STANDARD_SECRET, at: datetime = NOW, i
         b"webhook-signature": b"v1," + base64.b64encode(digest),
     }
     return Signed(request(body, headers), tuple(headers), secret, covers_uri=False, covers_method=False)
+
+
+DECLARED_SECRET = b"a-secret-that-nobody-knows"
+
+
+def declared(verify: dict) -> dict:
+    """A declaration with some mapping."""
+    return {"verify": verify, "changes": {"account": "hubspot:145883449", "object": "'deal'", "id": "event.id"}}
+
+
+GITHUB = {**declared({}), "preset": "github"}
+STRIPE = {**declared({}), "preset": "stripe"}
+SLACK = {**declared({}), "preset": "slack"}
+EVERYTHING = declared({
+    "scheme": "hmac", "header": "X-Sig", "digest": "sha512", "encoding": "base64", "prefix": "v1,", "separator": " ",
+    "timestamp": {"header": "X-Time", "unit": "ms"}, "id_header": "X-Id", "signed": "{method}\n{url}\n{id}\n{timestamp}\n{body}",
+})  # fmt: skip
+BEARER = declared({"scheme": "bearer"})
+BASIC = declared({"scheme": "basic", "username": "hookline"})
+
+
+def _hex(secret: bytes, text: bytes, digest=hashlib.sha256) -> bytes:
+    return hmac.new(secret, text, digest).hexdigest().encode()
+
+
+def github(body: bytes, secret: bytes = DECLARED_SECRET) -> Signed:
+    headers = {b"x-hub-signature-256": b"sha256=" + _hex(secret, body)}
+    return Signed(request(body, headers), tuple(headers), secret, covers_uri=False, config=GITHUB)
+
+
+def stripe(body: bytes, secret: bytes = DECLARED_SECRET, at: datetime = NOW) -> Signed:
+    stamp = str(int(at.timestamp())).encode()
+    headers = {b"stripe-signature": b"t=" + stamp + b",v1=" + _hex(secret, stamp + b"." + body) + b",v0=" + b"0" * 64}
+    return Signed(request(body, headers), (), secret, covers_uri=False, config=STRIPE)
+
+
+def slack(body: bytes, secret: bytes = DECLARED_SECRET, at: datetime = NOW) -> Signed:
+    stamp = str(int(at.timestamp())).encode()
+    headers = {
+        b"x-slack-signature": b"v0=" + _hex(secret, b"v0:" + stamp + b":" + body),
+        b"x-slack-request-timestamp": stamp,
+    }
+    return Signed(request(body, headers), tuple(headers), secret, covers_uri=False, config=SLACK)
+
+
+def everything(body: bytes, secret: bytes = DECLARED_SECRET, at: datetime = NOW) -> Signed:
+    stamp = millis(at).encode()
+    text = b"\n".join((b"POST", (PUBLIC + PATH).encode(), b"id-1", stamp, body))
+    digest = base64.b64encode(hmac.new(secret, text, hashlib.sha512).digest())
+    headers = {b"x-sig": b"v1," + digest, b"x-time": stamp, b"x-id": b"id-1"}
+    return Signed(request(body, headers), tuple(headers), secret, config=EVERYTHING)
+
+
+def callout(body: bytes, secret: bytes = DECLARED_SECRET, at: datetime = NOW) -> Signed:
+    stamp = millis(at).encode()
+    headers = {b"x-hookline-timestamp": stamp, b"x-hookline-signature": b"v1=" + _hex(secret, stamp + b"." + body)}
+    return Signed(
+        request(body, headers), tuple(headers), secret, covers_uri=False, config={"preset": "salesforce_callout"}
+    )

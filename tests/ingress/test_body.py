@@ -9,6 +9,7 @@ import zlib
 import pytest
 
 from ingress.body import Body, BodyRefusedError
+from ingress.deadlines import Deadlines
 from ingress.gate import Gate
 from schemas.delivery import Refusal
 
@@ -39,11 +40,11 @@ def endless(size: int = 400):
     return receive
 
 
-async def read(receive, gate: Gate | None = None, seconds: float = 5.0, **headers: str) -> bytes:
-    body = Body(gate or Gate(10, 1_000_000), CAP, seconds)
+async def read(receive, gate: Gate | None = None, seconds: float = 5.0, repeated=(), **headers: str) -> bytes:
+    body = Body(gate or Gate(10, 1_000_000), CAP, Deadlines(seconds))
     try:
         return await body.read(
-            receive, {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
+            receive, {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}, repeated
         )
     finally:
         body.release()
@@ -129,3 +130,34 @@ async def test_compressed_bodies_are_opened(encoding, packed):
 ])  # fmt: skip
 async def test_bombs_and_broken_ones_are_refused(encoding, packed, expected):
     assert (await refusal(chunks(packed), content_encoding=encoding)).refusal is expected
+
+
+async def test_two_headers_of_encoding_are_two_encodings():
+    packed = gzip.compress(gzip.compress(b"a"))
+    twice = [(b"content-encoding", b"gzip")] * 2
+    error = await refusal(chunks(packed), content_encoding="gzip", repeated=twice)
+    assert error.refusal is Refusal.UNSUPPORTED_ENCODING
+
+
+async def test_a_bomb_is_opened_only_as_far_as_honest_bodies_shrink():
+    """INVARIANT: opening costs in proportion to what was sent. If this fails, a few bytes a second occupy a processor."""
+    gate = Gate(10, 100_000_000)
+    body = Body(gate, 50_000_000, Deadlines(5))
+    packed = gzip.compress(b" " * 20_000_000)
+    with pytest.raises(BodyRefusedError) as caught:
+        await body.read(chunks(packed), {b"content-encoding": b"gzip"})
+    assert caught.value.refusal is Refusal.PAYLOAD_TOO_LARGE
+    body.release()
+    honest = b"".join(b'{"objectId":%d,"propertyName":"jobtitle"},' % number for number in range(20_000))
+    assert await body.read(chunks(gzip.compress(honest)), {b"content-encoding": b"gzip"}) == honest
+
+
+async def test_somebody_elses_cancelling_is_not_taken_for_the_clock():
+    async def never():
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(Body(Gate(1, 1), CAP, Deadlines(5)).read(never, {}))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import re
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,7 +16,9 @@ import structlog
 from infra.kafka.codec import Codec
 from infra.kafka.raw import RawMessage
 from ingress import answers
-from ingress.gate import Gate
+from ingress.gate import READY_BELOW, Gate
+from ingress.rates import Rates
+from ingress.refused import MAX_BODY_BYTES, PER_SECOND, RefusedRequest
 from schemas.delivery import Refusal
 from schemas.topics import DELIVERIES
 from tests.ingress.fakes import NOW, endpoint, house, secret
@@ -138,6 +141,12 @@ async def test_an_address_that_is_nearly_right_is_unknown(tail):
     assert await only_cause(door) == "UNKNOWN_ENDPOINT"
 
 
+def _spent() -> Rates:
+    rates = Rates(1e-6, 1)
+    assert rates.take(EP, time.monotonic()) == 0
+    return rates
+
+
 def _cases():
     stale, coming = NOW - timedelta(hours=1), NOW + timedelta(hours=1)
     good = signed()
@@ -145,6 +154,8 @@ def _cases():
         Refusal.UNKNOWN_ENDPOINT: ({}, {"path": "/hooks/nobody-knows-this"}),
         Refusal.ENDPOINT_DISABLED: ({"endpoint": endpoint(enabled=False)}, {}),
         Refusal.METHOD_NOT_ALLOWED: ({}, {"method": "PUT"}),
+        Refusal.ADDRESS_NOT_ALLOWED: ({"endpoint": endpoint(config={"networks": ["203.0.113.0/24"]})}, {}),
+        Refusal.CERTIFICATE_REFUSED: ({"endpoint": endpoint(config={"client_certificate": {"names": ["a"]}})}, {}),
         Refusal.VERIFICATION_FAILED: ({}, {"headers": signed(secret=b"another")}),
         Refusal.SIGNATURE_MISSING: ({}, {"headers": {}}),
         Refusal.STALE: ({}, {"headers": signed(at=stale)}),
@@ -153,6 +164,7 @@ def _cases():
         Refusal.UNSUPPORTED_ENCODING: ({}, {"headers": {**good, "Content-Encoding": "br"}}),
         Refusal.EMPTY_BODY: ({}, {"body": b""}),
         Refusal.BODY_INCOMPLETE: ({"body_seconds": 0.01}, {"receive": asyncio.Event().wait}),
+        Refusal.RATE_LIMITED: ({"rates": _spent()}, {}),
         Refusal.OVERLOADED: ({"gate": Gate(0, 0)}, {}),
         Refusal.BROKER_UNAVAILABLE: ({"away": 1}, {}),
         Refusal.KEYS_UNAVAILABLE: ({"no_keys": True}, {}),
@@ -160,7 +172,10 @@ def _cases():
 
 
 CASES = _cases()
-WITHOUT_A_CASE = {Refusal.RATE_LIMITED}  # nothing raises it yet; it is in the contract for the limits to come
+WITHOUT_A_CASE = {
+    Refusal.REPLAYED,  # answered as accepted: a test of its own
+    Refusal.MALFORMED_REQUEST, Refusal.HEADERS_TOO_LARGE, Refusal.HEADERS_INCOMPLETE,  # at the wire: test_wire
+}  # fmt: skip
 
 
 def test_every_refusal_has_a_case_here():
@@ -243,3 +258,107 @@ async def test_request_ids_are_new_each_time_and_never_the_senders():
 def test_the_table_of_answers_in_the_documentation_is_the_one_in_the_code():
     rows = re.findall(r"^\| `([A-Z_]+)` \| (\d+)", DOCS.read_text(), re.MULTILINE)
     assert {Refusal(name): int(status) for name, status in rows} == answers.STATUS
+
+
+async def test_a_replayed_request_is_answered_as_accepted_and_published_once():
+    """INVARIANT: whoever captured a delivery can repeat it without effect. If this fails, they fill Kafka for five minutes."""
+    door = house()
+    first, second = [await door.ask(PATH, BODY, signed()) for _ in range(2)]
+    assert (first.status, second.status, first.body) == (202, 202, second.body)
+    assert len(door.publisher.outgoing) == 1
+    (row,) = await door.refusals()
+    assert (row["cause"], row["status"], row["sealed_request"]) == ("REPLAYED", 202, None)
+
+
+async def test_what_failed_is_no_replay_when_it_comes_again():
+    door = house()
+    door.publisher.away = 1
+    assert (await door.ask(PATH, BODY, signed())).status == 503
+    assert (await door.ask(PATH, BODY, signed())).status == 202
+    assert len(door.publisher.outgoing) == 1
+
+
+async def test_without_a_signed_time_nothing_counts_as_a_replay():
+    door = house()
+    for _ in range(2):
+        assert (await door.ask(PATH, BODY, signed(sign=hubspot_v1))).status == 202
+    assert len(door.publisher.outgoing) == 2
+
+
+async def test_strangers_do_not_spend_the_endpoints_rate():
+    door = house(rates=Rates(1e-6, 1))
+    for _ in range(5):
+        assert (await door.ask(PATH, BODY, signed(secret=b"another"))).status == 401
+    assert (await door.ask(PATH, BODY, signed())).status == 202
+    reply = await door.ask(PATH, b"[]", signed(b"[]"))
+    assert (reply.status, int(reply.headers["retry-after"]) > 0) == (429, True)
+
+
+async def test_a_refused_request_is_kept_sealed_and_can_be_judged_again():
+    """INVARIANT: no byte of an unverified body lies in a table in the clear."""
+    door = house()
+    assert (await door.ask(PATH, BODY, signed())).status == 202  # the key of the hour is there from now on
+    body = BODY.replace(b"1}", b"2}")
+    await door.ask(PATH, body, {**signed(body, secret=b"another"), "Cookie": "CANARY"})
+    (row,) = await door.refusals()
+    assert b"145883449" not in row["sealed_request"]
+    assert b"CANARY" not in row["sealed_request"]
+    key = door.ring.cached_delivery_key("acme", EP.id, NOW)
+    kept = RefusedRequest.open(row["sealed_request"], key)
+    assert (kept.body, kept.received_at, kept.endpoint) == (body, NOW, EP.id)
+    assert kept.request(b"https://elsewhere").uri() == b"https://elsewhere" + PATH.encode()
+    assert kept.headers[b"cookie"] == b"CANARY"
+
+
+async def test_of_a_storm_of_refused_bodies_few_are_kept():
+    door = house()
+    await door.ask(PATH, BODY, signed())
+    for _ in range(PER_SECOND * 3):
+        await door.ask(PATH, BODY, signed(secret=b"another"))
+    rows = await door.refusals()
+    assert sum(row["sealed_request"] is not None for row in rows) == PER_SECOND
+    assert sum(row["repeats"] for row in rows) == PER_SECOND * 3
+
+
+async def test_a_large_refused_body_is_not_kept():
+    door = house(split_bytes=2_000_000)
+    await door.ask(PATH, BODY, signed())
+    await door.ask(PATH, b"x" * (MAX_BODY_BYTES + 1), signed(secret=b"another"))
+    (row,) = await door.refusals()
+    assert row["sealed_request"] is None
+
+
+async def test_a_delivery_larger_than_a_message_becomes_several_of_one_request():
+    door = house(split_bytes=100_000)
+    body = json.dumps([{"objectId": number, "propertyValue": "x" * 500} for number in range(50)]).encode()
+    reply = await door.ask(PATH, body, signed(body))
+    assert reply.status == 202
+    ids = [dict(out.headers)["ce_id"].decode() for out in door.publisher.outgoing]
+    assert len(ids) > 1
+    assert ids[0] == reply.headers["x-request-id"]
+    assert len(set(ids)) == len(ids)
+    raws = [RawMessage(DELIVERIES.name, 0, place, out.key, out.value, out.headers) for place, out in enumerate(door.publisher.outgoing)]  # fmt: skip
+    received, _ = await Codec(door.ring, "test").open(DELIVERIES, raws)
+    assert [one for found in received for one in json.loads(found.payload.body)] == json.loads(body)
+    assert all(len(found.payload.body) <= 10_000 for found in received)
+    single = json.dumps([{"propertyValue": "x" * 20_000}]).encode()
+    assert (await door.ask(PATH, single, signed(single))).status == 413
+
+
+async def test_the_hour_changes_while_postgres_is_away():
+    """INVARIANT: the next hour's key is made ahead. If this fails, a full hour ends the door's independence of PostgreSQL."""
+    clock = [NOW]
+    door = house(now=lambda: clock[0])
+    assert (await door.ask(PATH, BODY, signed())).status == 202
+    door.keys.away = True
+    clock[0] = NOW + timedelta(hours=1)
+    assert (await door.ask(PATH, BODY, signed(at=clock[0]))).status == 202
+    clock[0] = NOW + timedelta(hours=2)
+    assert (await door.ask(PATH, BODY, signed(at=clock[0]))).status == 503
+
+
+def test_readiness_falls_before_requests_are_refused():
+    gate = Gate(100, 1_000)
+    while gate.fullness() < READY_BELOW:
+        assert gate.enter()
+    assert gate.enter()

@@ -9,13 +9,13 @@ import pytest
 from ingress.sources.hubspot import PLUGIN, decode_uri
 from schemas.delivery import Refusal
 from tests.ingress.fakes import NOW, endpoint, secret
-from tests.ingress.signers import HUBSPOT_ESCAPES, PATH, hubspot_v1, hubspot_v2, hubspot_v3
+from tests.ingress.signers import HUBSPOT_ESCAPES, PATH, hubspot_v1, hubspot_v2, hubspot_v3, refusal_of
 
 BODY = b'[{"portalId":33,"objectId":1}]'
 
 
 def verdict(request, now=NOW, **changes):
-    return PLUGIN.verify(request, endpoint(**changes), now)
+    return refusal_of(PLUGIN, request, endpoint(**changes), now)
 
 
 def test_v1_digest_is_the_documented_one():
@@ -144,13 +144,13 @@ def test_the_method_is_covered(method):
 
 @pytest.mark.parametrize("sign", [hubspot_v1, hubspot_v2, hubspot_v3])
 def test_during_a_rotation_both_secrets_hold_and_later_only_the_new_one(sign):
-    old = secret(b"old", until=timedelta(hours=1))
-    new = secret(b"new", since=timedelta(minutes=-1))
-    for value in (b"old", b"new"):
+    old = secret(b"the-old-one", until=timedelta(hours=1))
+    new = secret(b"the-new-one", since=timedelta(minutes=-1))
+    for value in (b"the-old-one", b"the-new-one"):
         assert verdict(sign(BODY, secret=value).request, secrets=(old, new)) is None
-    ended = secret(b"old", until=timedelta(0))
-    coming = secret(b"next", since=timedelta(seconds=1))
-    for value in (b"old", b"next"):
+    ended = secret(b"the-old-one", until=timedelta(0))
+    coming = secret(b"the-next-one", since=timedelta(seconds=1))
+    for value in (b"the-old-one", b"the-next-one"):
         assert verdict(sign(BODY, secret=value).request, secrets=(ended, new, coming)) is Refusal.VERIFICATION_FAILED
 
 

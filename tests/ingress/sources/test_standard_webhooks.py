@@ -10,13 +10,13 @@ from standardwebhooks.webhooks import Webhook
 from ingress.sources.standard_webhooks import PLUGIN
 from schemas.delivery import Refusal
 from tests.ingress.fakes import NOW, endpoint, secret
-from tests.ingress.signers import STANDARD_SECRET, request, standard
+from tests.ingress.signers import STANDARD_SECRET, refusal_of, request, standard
 
 BODY = b'{"account":"hubspot:33","object":"deal","id":"1"}'
 
 
 def verdict(found, now=NOW, secrets=None):
-    return PLUGIN.verify(found, endpoint("standard_webhooks", secrets=secrets or (secret(STANDARD_SECRET),)), now)
+    return refusal_of(PLUGIN, found, endpoint("standard_webhooks", secrets=secrets or (secret(STANDARD_SECRET),)), now)
 
 
 def test_the_specifications_own_vector_holds():

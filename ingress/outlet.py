@@ -1,0 +1,251 @@
+"""The front door's way to the broker: what waits goes together, in one batch to one partition, and the next batch to the next.
+
+Law: a call returns after the acknowledgement of all in-sync replicas, or raises within its time; what nobody waits for any more
+and is not under way is not sent. Never waits for a batch to fill. Which partition a delivery lies on means nothing, for
+their order means nothing: so a batch holds all that waits instead of a sixth of it, and costs that much less a request
+(docs/adr/0010). At most one batch is under way on a partition: two make aiokafka's second one time out at random.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
+
+from infra import metrics
+from infra.kafka.codec import Outgoing
+from infra.kafka.lane import MessageTooLarge
+from infra.unavailable import BrokerUnavailable
+
+FLUSHES = 3
+"""Batches under way at once, on different partitions."""
+MANY = 64
+"""So many calls waiting begin another batch beside the one under way. Fewer go together with the next: aiokafka has one request
+at a time under way to a broker anyway, so an early second batch would only be a smaller one."""
+MAX_QUEUED_BYTES = 64 * 1024 * 1024
+_SWEEP_SECONDS = 0.25
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    """What one call has; it is done when all of it is acknowledged."""
+
+    messages: Sequence[Outgoing]
+    size: int
+    due: float
+    done: asyncio.Future[None]
+    taken: int = 0
+    open: int = 0
+
+
+class Outlet:
+    """Belongs to one event loop; safe for any number of its tasks."""
+
+    def __init__(
+        self,
+        topic: str,
+        producer: Callable[[], Awaitable[Any]],
+        broken: Callable[[Any, KafkaError], Awaitable[None]],
+        *,
+        seconds: float,
+        max_message_bytes: int,
+        flushes: int = FLUSHES,
+    ) -> None:
+        """`producer` returns the running one; `broken` is told of each batch that failed; `seconds` bound every call."""
+        self._topic = topic
+        self._producer = producer
+        self._broken = broken
+        self._seconds = seconds
+        self._max_message_bytes = max_message_bytes
+        self._flushes = flushes
+        self._waiting: deque[_Group] = deque()
+        self._calls: deque[_Group] = deque()
+        """In the order of their deadlines; done ones are dropped when they come to the front."""
+        self._queued_bytes = 0
+        self._partitions: list[int] = []
+        self._busy: set[int] = set()
+        self._turn = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._running = 0
+        self._oldest: dict[int, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._stopped = False
+        self._loop = asyncio.get_running_loop()
+        self._published = metrics.PUBLISHED.labels(topic)
+        self._failed = metrics.PUBLISH_FAILED.labels(topic)
+        self._took = metrics.PUBLISH_SECONDS.labels(topic)
+
+    async def publish(self, messages: Sequence[Outgoing]) -> None:
+        """Return when all of it is acknowledged.
+
+        Raises BrokerUnavailable when it is not in time (some of it may have arrived, or may yet arrive), and MessageTooLarge.
+        """
+        size = 0
+        for message in messages:
+            length = len(message.value or b"")
+            if length > self._max_message_bytes:
+                raise MessageTooLarge(f"{length} bytes for {self._topic}, over {self._max_message_bytes}")
+            size += length
+        now = self._loop.time()
+        self._admit(size, now)
+        group = _Group(messages, size, now + self._seconds, self._loop.create_future())
+        self._queued_bytes += size
+        self._waiting.append(group)
+        self._calls.append(group)
+        if self._timer is None:
+            self._timer = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+        most = min(self._flushes, len(self._partitions))
+        if not self._running or (len(self._waiting) >= MANY and self._running < most):
+            self._begin()
+        try:
+            await group.done
+        finally:
+            self._queued_bytes -= size
+
+    async def stop(self) -> None:
+        """Finish what is under way, for as long as a call may take, and take nothing more."""
+        self._stopped = True
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=self._seconds)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _admit(self, size: int, now: float) -> None:
+        if self._stopped:
+            raise BrokerUnavailable("this process is stopping")
+        if self._queued_bytes and self._queued_bytes + size > MAX_QUEUED_BYTES:
+            raise BrokerUnavailable(f"{self._queued_bytes} bytes wait for an acknowledgement")
+        if self._oldest and now - min(self._oldest.values()) > self._seconds:
+            # Whoever comes while Kafka is known to be away need not wait the whole time to hear it.
+            raise BrokerUnavailable(f"{self._topic} has not acknowledged for {self._seconds:g} s")
+
+    def _begin(self) -> None:
+        self._running += 1
+        task = self._loop.create_task(self._run(), name=f"publish-{self._topic}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                await self._flush()
+        except asyncio.CancelledError:
+            self._fail_waiting(BrokerUnavailable("this process is stopping"))
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, callers must hear of it now and not after their time
+            self._fail_waiting(BrokerUnavailable(type(error).__name__))
+        finally:
+            # Not by the task's end, which others learn of later: a call in between would wait for nobody.
+            self._running -= 1
+
+    async def _flush(self) -> None:
+        mark = self._loop.time()
+        slot = id(asyncio.current_task())
+        self._oldest[slot] = mark
+        partition: int | None = None
+        try:
+            producer = await self._producer()
+            if not self._partitions:
+                self._partitions = sorted(await producer.partitions_for(self._topic))
+            partition = self._choose()
+            batch = producer.create_batch()
+            parts = self._fill(batch)
+            if not parts:
+                return
+            batch.close()
+            count = sum(number for _, number in parts)
+            try:
+                await (await producer.send_batch(batch, self._topic, partition=partition))
+            except KafkaError as error:
+                self._failed.inc(count)
+                _settle(parts, _as_ours(error, self._topic))
+                await self._broken(producer, error)
+                return
+            except asyncio.CancelledError:
+                _settle(parts, BrokerUnavailable("this process is stopping"))
+                raise
+            self._took.observe(self._loop.time() - mark)
+            self._published.inc(count)
+            for group, number in parts:
+                group.open -= number
+                if not group.open and group.taken == len(group.messages) and not group.done.done():
+                    group.done.set_result(None)
+        finally:
+            del self._oldest[slot]
+            if partition is not None:
+                self._busy.discard(partition)
+
+    def _choose(self) -> int:
+        for _ in self._partitions:
+            self._turn = (self._turn + 1) % len(self._partitions)
+            found = self._partitions[self._turn]
+            if found not in self._busy:
+                self._busy.add(found)
+                return found
+        raise BrokerUnavailable("every partition has a batch under way")
+
+    def _fill(self, batch: Any) -> list[tuple[_Group, int]]:
+        parts: list[tuple[_Group, int]] = []
+        waiting = self._waiting
+        while waiting:
+            group = waiting[0]
+            if group.done.done():
+                # Timed out, or failed after a part of it had gone: the rest stays here.
+                waiting.popleft()
+                continue
+            first = group.taken
+            for message in group.messages[first:]:
+                if (
+                    batch.append(
+                        key=message.key, value=message.value, timestamp=message.timestamp_ms, headers=message.headers
+                    )
+                    is None
+                ):
+                    break
+                group.taken += 1
+            added = group.taken - first
+            if added:
+                group.open += added
+                parts.append((group, added))
+            if group.taken < len(group.messages):
+                break
+            waiting.popleft()
+        return parts
+
+    def _fail_waiting(self, error: Exception) -> None:
+        while self._waiting:
+            group = self._waiting.popleft()
+            if not group.done.done():
+                group.done.set_exception(error)
+
+    def _sweep(self) -> None:
+        now = self._loop.time()
+        calls = self._calls
+        while calls and (calls[0].done.done() or calls[0].due <= now):
+            group = calls.popleft()
+            if not group.done.done():
+                self._failed.inc(len(group.messages))
+                group.done.set_exception(
+                    BrokerUnavailable(f"{self._topic} was not acknowledged within {self._seconds:g} s")
+                )
+        self._timer = self._loop.call_later(_SWEEP_SECONDS, self._sweep) if calls else None
+
+
+def _settle(parts: Sequence[tuple[_Group, int]], error: Exception) -> None:
+    for group, _ in parts:
+        if not group.done.done():
+            group.done.set_exception(error)
+
+
+def _as_ours(error: KafkaError, topic: str) -> Exception:
+    if isinstance(error, MessageSizeTooLargeError | RecordListTooLargeError):
+        return MessageTooLarge(f"over the broker's message.max.bytes for {topic}")
+    return BrokerUnavailable(type(error).__name__)
