@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime, timedelta
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from prometheus_client import Counter
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -21,16 +23,19 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from infra import metrics
 from infra.database.tables import llm_usage
 from infra.telemetry import log
-from llm_gateway.prompt import Caller, ModelUnavailable
-from llm_gateway.providers.provider import Completed
+from llm_gateway.core import Amount, Counted
+from llm_gateway.policy import nano
+from llm_gateway.prompt import ModelUnavailable
+from llm_gateway.question import Question, Usage
 
 FLUSH_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
 _EPOCH = date(1970, 1, 1)
 _LAST_TRIES = 3
 
-Confirm = Callable[[Mapping[tuple[str, str, date], Mapping[str, int]]], Awaitable[None]]
-"""Tells the limits what Postgres now holds: by (tenant, generation, day), requests by user."""
+_Counted = Mapping[tuple[str, str, date], Mapping[str, Amount]]
+Confirm = Callable[[_Counted], Awaitable[None]]
+"""Tells the limits what Postgres now holds: by (tenant, generation, day), amounts by user."""
 
 
 class _Row(NamedTuple):
@@ -49,13 +54,20 @@ class _Sums:
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float = 0.0
+    cached_input_tokens: int = 0
+    attempts: int = 0
+    model_seconds: float = 0.0
+    cache_saved_usd: float = 0.0
+    prompt_cache_saved_usd: float = 0.0
+    packed: int = 0
+    packed_saved_usd: float = 0.0
 
     def add(self, other: _Sums) -> None:
-        self.calls += other.calls
-        self.cache_hits += other.cache_hits
-        self.input_tokens += other.input_tokens
-        self.output_tokens += other.output_tokens
-        self.cost_usd += other.cost_usd
+        for name in _SUMS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+_SUMS = tuple(each.name for each in fields(_Sums))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +85,11 @@ class Stats:
     """Of the calls, second questions after an answer that was of no use."""
     by_analysis: Mapping[str, int] = field(default_factory=dict)
     """Calls by analysis."""
+    cache_saved_usd: float = 0.0
+    prompt_cache_saved_usd: float = 0.0
+    packed: int = 0
+    """Answers that shared a call with another."""
+    packed_saved_usd: float = 0.0
 
 
 class Ledger:
@@ -82,8 +99,8 @@ class Ledger:
         self._engine = engine
         self._confirm: Confirm = _nobody
         self._rows: defaultdict[_Row, _Sums] = defaultdict(_Sums)
-        self._counted: defaultdict[tuple[str, str, date], defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
-        self._confirmable: dict[tuple[str, str, date], dict[str, int]] = {}
+        self._unconfirmed: dict[tuple[str, str, date], dict[str, Amount]] = {}
+        self._confirmable: dict[tuple[str, str, date], dict[str, Amount]] = {}
         self._total = _Sums()
         self._repairs = 0
         self._by_analysis: defaultdict[str, int] = defaultdict(int)
@@ -115,37 +132,41 @@ class Ledger:
             "usage_lost", rows=len(self._rows), calls=sum(sums.calls for sums in self._rows.values())
         )
 
-    def call(
-        self,
-        caller: Caller,
-        provider: str,
-        version: str,
-        completed: Completed,
-        cost: float,
-        *,
-        day: int,
-        generation: str,
-        repair: bool,
-    ) -> None:
-        """One answer of a provider; `day` and `generation` are those of its settlement."""
-        sums = _Sums(1, 0, completed.input_tokens, completed.output_tokens, cost)
-        on = _EPOCH + timedelta(days=day)
-        self._add(_Row(on, caller.tenant, caller.user, caller.analysis, completed.model, version), sums)
-        self._counted[caller.tenant, generation, on][caller.user] += 1
-        self._by_analysis[caller.analysis] += 1
+    def call(self, question: Question, usage: Usage, *, day: str, repair: bool = False) -> None:
+        """One answer of a provider; `day` (since 1970; '' for today) is that of its reservation."""
+        on = _on(day)
+        sums = _Sums(
+            1, 0, usage.input_tokens, usage.output_tokens, usage.cost_usd, usage.cached_input_tokens, usage.attempts,
+            usage.seconds, 0.0, usage.saved_usd, usage.packed, usage.packed_saved_usd,
+        )  # fmt: skip
+        self._add(_Row(on, question.tenant, question.user, question.analysis, usage.model, question.version), sums)
+        self._by_analysis[question.analysis] += 1
         self._repairs += repair
-        metrics.MODEL_CACHE.labels("miss").inc()
-        metrics.MODEL_TOKENS.labels(provider, completed.model, "input").inc(completed.input_tokens)
-        metrics.MODEL_TOKENS.labels(provider, completed.model, "output").inc(completed.output_tokens)
-        metrics.MODEL_COST.labels(provider, completed.model).inc(cost)
+        shown = _shown(question.line.provider, usage.model)
+        shown.miss.inc()
+        shown.input.inc(usage.input_tokens)
+        shown.output.inc(usage.output_tokens)
+        shown.cost.inc(usage.cost_usd)
+        if usage.cached_input_tokens:
+            shown.cached.inc(usage.cached_input_tokens)
+            metrics.MODEL_SAVED.labels("prompt_cache").inc(usage.saved_usd)
+        if usage.packed:
+            metrics.MODEL_SAVED.labels("packing").inc(usage.packed_saved_usd)
 
-    def hit(self, caller: Caller, model: str, version: str) -> None:
-        """One answer that cost nothing."""
+    def settled(self, question: Question, usage: Usage, *, day: str, generation: str) -> None:
+        """Redis has counted that answer, in this generation of its state; it is confirmed when Postgres holds it."""
+        amount = (1, usage.input_tokens + usage.output_tokens, nano(usage.cost_usd))
+        _count(self._unconfirmed.setdefault((question.tenant, generation, _on(day)), {}), question.user, amount)
+
+    def hit(self, question: Question, model: str, saved_usd: float = 0.0) -> None:
+        """One answer that cost nothing; `saved_usd`: what it had cost when it was asked."""
         self._add(
-            _Row(datetime.now(UTC).date(), caller.tenant, caller.user, caller.analysis, model, version),
-            _Sums(cache_hits=1),
+            _Row(datetime.now(UTC).date(), question.tenant, question.user, question.analysis, model, question.version),
+            _Sums(cache_hits=1, cache_saved_usd=saved_usd),
         )
-        metrics.MODEL_CACHE.labels("hit").inc()
+        _hits().inc()
+        if saved_usd:
+            metrics.MODEL_SAVED.labels("cache").inc(saved_usd)
 
     def stats(self) -> Stats:
         """What was counted since the start."""
@@ -158,6 +179,10 @@ class Ledger:
             total.cost_usd,
             self._repairs,
             dict(self._by_analysis),
+            total.cache_saved_usd,
+            total.prompt_cache_saved_usd,
+            total.packed,
+            total.packed_saved_usd,
         )
 
     async def flush(self) -> None:
@@ -177,37 +202,44 @@ class Ledger:
             else:
                 await self._confirm({})
 
-    async def counted(self, tenant: str) -> tuple[date, Mapping[str, int]]:
-        """The tenant's requests of today (UTC, by Postgres' clock), by user; raises ModelUnavailable."""
+    async def counted(self, tenant: str) -> Counted:
+        """The tenant's day and month (UTC, by Postgres' clock); raises ModelUnavailable."""
         today = sa.select(sa.cast(sa.func.timezone("utc", sa.func.now()), sa.Date)).scalar_subquery()
-        asked = (
-            sa.select(llm_usage.c.day, llm_usage.c.user, sa.func.sum(llm_usage.c.calls))
-            .where(llm_usage.c.tenant == tenant, llm_usage.c.day == today)
-            .group_by(llm_usage.c.day, llm_usage.c.user)
+        amounts = (
+            sa.func.sum(llm_usage.c.calls),
+            sa.func.sum(llm_usage.c.input_tokens + llm_usage.c.output_tokens),
+            sa.func.sum(llm_usage.c.cost_usd),
         )
+        mine = llm_usage.c.tenant == tenant
+        by_user = sa.select(llm_usage.c.user, *amounts).where(mine, llm_usage.c.day == today).group_by(llm_usage.c.user)
+        of_month = sa.select(*amounts).where(mine, llm_usage.c.day >= sa.func.date_trunc("month", today))
         try:
             async with self._writing:
                 await self._write()
             async with self._engine.connect() as connection:
-                rows = (await connection.execute(asked)).all()
-                day = rows[0][0] if rows else (await connection.execute(sa.select(today))).scalar_one()
+                users = (await connection.execute(by_user)).all()
+                [month] = (await connection.execute(of_month)).all()
+                day = (await connection.execute(sa.select(today))).scalar_one()
         except (SQLAlchemyError, OSError) as error:
             raise ModelUnavailable(
                 "DATABASE_AWAY",
                 f"quotas cannot be rebuilt without Postgres ({type(error).__name__}). Look at DATABASE_URL",
                 2.0,
             ) from error
-        return day, {user: int(calls) for _, user, calls in rows}
+        return Counted(day, {row[0]: _amount(row[1:]) for row in users}, _amount(month))
 
     def _add(self, row: _Row, sums: _Sums) -> None:
         self._rows[row].add(sums)
         self._total.add(sums)
 
     async def _write(self) -> None:
-        if not self._rows:
+        if not self._rows and not self._unconfirmed:
             return
         rows, self._rows = self._rows, defaultdict(_Sums)
-        counted, self._counted = self._counted, defaultdict(lambda: defaultdict(int))
+        counted, self._unconfirmed = self._unconfirmed, {}
+        if not rows:
+            self._confirmable = _merged(self._confirmable, counted)
+            return
         try:
             async with self._engine.begin() as connection:
                 # Sorted, so that two replicas that add to the same rows do not lock each other out.
@@ -216,11 +248,7 @@ class Ledger:
                     [
                         {
                             **row._asdict(),
-                            "calls": sums.calls,
-                            "cache_hits": sums.cache_hits,
-                            "input_tokens": sums.input_tokens,
-                            "output_tokens": sums.output_tokens,
-                            "cost_usd": sums.cost_usd,
+                            **{name: getattr(sums, name) for name in _SUMS},
                         }
                         for row, sums in sorted(rows.items(), key=lambda item: item[0])
                     ],
@@ -228,9 +256,7 @@ class Ledger:
         except BaseException:
             for row, sums in rows.items():
                 self._rows[row].add(sums)
-            for day, users in counted.items():
-                for user, count in users.items():
-                    self._counted[day][user] += count
+            self._unconfirmed = _merged(counted, self._unconfirmed)
             raise
         self._confirmable = _merged(self._confirmable, counted)
 
@@ -249,28 +275,63 @@ class Ledger:
         return True
 
 
-async def _nobody(counted: Mapping[tuple[str, str, date], Mapping[str, int]]) -> None:
+async def _nobody(counted: _Counted) -> None:
     """Nobody is told."""
 
 
 def _upsert() -> sa.sql.dml.Insert:
     statement = insert(llm_usage)
-    sums = ("calls", "cache_hits", "input_tokens", "output_tokens", "cost_usd")
     return statement.on_conflict_do_update(
         index_elements=list(llm_usage.primary_key.columns),
-        set_={name: llm_usage.c[name] + statement.excluded[name] for name in sums},
+        set_={name: llm_usage.c[name] + statement.excluded[name] for name in _SUMS},
     )
 
 
 _ADD = _upsert()
 
 
-def _merged(
-    one: Mapping[tuple[str, str, date], Mapping[str, int]], other: Mapping[tuple[str, str, date], Mapping[str, int]]
-) -> dict[tuple[str, str, date], dict[str, int]]:
+def _on(day: str) -> date:
+    return _EPOCH + timedelta(days=int(day)) if day else datetime.now(UTC).date()
+
+
+def _amount(row: Sequence[Any]) -> Amount:
+    return int(row[0] or 0), int(row[1] or 0), nano(float(row[2] or 0))
+
+
+def _count(users: dict[str, Amount], user: str, amount: Amount) -> None:
+    had = users.get(user, (0, 0, 0))
+    users[user] = (had[0] + amount[0], had[1] + amount[1], had[2] + amount[2])
+
+
+def _merged(one: _Counted, other: _Counted) -> dict[tuple[str, str, date], dict[str, Amount]]:
     merged = {key: dict(users) for key, users in one.items()}
     for key, users in other.items():
-        into = merged.setdefault(key, {})
-        for user, count in users.items():
-            into[user] = into.get(user, 0) + count
+        for user, amount in users.items():
+            _count(merged.setdefault(key, {}), user, amount)
     return merged
+
+
+class _Shown(NamedTuple):
+    """One model's metrics: looking labels up costs more than counting."""
+
+    miss: Counter
+    input: Counter
+    output: Counter
+    cost: Counter
+    cached: Counter
+
+
+@lru_cache(maxsize=256)
+def _shown(provider: str, model: str) -> _Shown:
+    return _Shown(
+        metrics.MODEL_CACHE.labels("miss"),
+        metrics.MODEL_TOKENS.labels(provider, model, "input"),
+        metrics.MODEL_TOKENS.labels(provider, model, "output"),
+        metrics.MODEL_COST.labels(provider, model),
+        metrics.MODEL_CACHED_TOKENS.labels(provider, model),
+    )
+
+
+@lru_cache(maxsize=1)
+def _hits() -> Counter:
+    return metrics.MODEL_CACHE.labels("hit")

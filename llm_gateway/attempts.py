@@ -1,8 +1,9 @@
 """Asks a model until it answers, until the error forbids another attempt, or until the caller's time is over.
 
 Law: waits are jittered and never reach past the deadline: a caller whose time would be spent waiting is told at once
-how long the wait is. A provider that names a time (`retry-after`, `x-ratelimit-*`) is left alone until then by
-everybody in this process.
+how long the wait is. Every attempt after the first takes a turn of its own: limits count attempts. A provider that names a
+time (`retry-after`, `x-ratelimit-*`) is left alone until then, by everybody in this process and, told through the core, by
+everybody.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from infra import metrics
 from infra.telemetry import tracer
 from llm_gateway.breaker import Breaker
+from llm_gateway.breakers import LocalBreakers
 from llm_gateway.prompt import InputRefused, ModelUnavailable
 from llm_gateway.providers.provider import Completed, Completion, Headroom, Provider, ProviderFailure, QuestionRefused
 
@@ -30,12 +32,16 @@ _LEAST_SECONDS = 0.05
 
 @dataclass
 class _Line:
-    """The line to one model: its breaker, and until when the provider asked for quiet."""
+    """The line to one model: the name of its circuit, and until when the provider asked for quiet."""
 
-    breaker: Breaker
+    name: str
     quiet_until: float = 0.0
-    trouble: str = ""
-    """The last failure, for people."""
+
+
+Turn = Callable[[], Awaitable[None]]
+"""Waits for the right to one more attempt; raises when it does not come in time."""
+Told = Callable[[Headroom | None, float], None]
+"""What a provider said of its limits, and for how many seconds it wants quiet (0: it did not say). Never raises."""
 
 
 class Attempts:
@@ -47,30 +53,49 @@ class Attempts:
         *,
         rng: random.Random | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        breakers: LocalBreakers | None = None,
     ) -> None:
         self._clock = clock
         # Jitter spreads retries; nobody must be unable to guess it.
         self._rng = rng or random.Random()  # noqa: S311 -- jitter, not a secret
         self._sleep = sleep
         self._lines: dict[tuple[str, str], _Line] = {}
+        self._breakers = breakers or LocalBreakers(clock)
 
     def breaker(self, provider: str, model: str) -> Breaker:
         """The breaker of one model."""
-        return self._line(provider, model).breaker
+        return self._breakers.of(f"{provider}:{model}")
 
-    async def complete(
-        self, provider: Provider, make: Callable[[float], Completion], model: str, deadline: float
-    ) -> Completed:
-        """The model's answer to `make(seconds for the attempt)`. Raises ModelUnavailable and InputRefused."""
+    async def complete(  # noqa: C901 -- one branch a way that an attempt can end
+        self,
+        provider: Provider,
+        make: Callable[[float], Completion],
+        model: str,
+        deadline: float,
+        *,
+        turn: Turn | None = None,
+        told: Told | None = None,
+    ) -> tuple[Completed, int]:
+        """The model's answer to `make(seconds for the attempt)`, and how many attempts it took. Raises ModelUnavailable,
+        InputRefused, and what `turn` raises, which is awaited before every attempt but the first.
+        """
         line = self._line(provider.name, model)
         delay = FIRST_DELAY
         for attempt in range(1, MOST_ATTEMPTS + 1):
             left = await self._turn(line, provider.name, model, deadline)
+            if attempt > 1 and turn is not None:
+                try:
+                    await turn()
+                except BaseException:
+                    self._breakers.gave_up(line.name)
+                    raise
+                left = deadline - self._clock()
             allowed = left if attempt == MOST_ATTEMPTS else max(left * _SHARE, min(left, 1.0))
             try:
                 completed = await self._once(line, provider, make(allowed), allowed)
             except ProviderFailure as failure:
-                line.trouble = str(failure)
+                if told is not None and failure.cause == "RATE_LIMITED":
+                    told(None, failure.retry_after or 0.0)
                 pause = failure.retry_after if failure.retry_after is not None else self._rng.uniform(delay / 2, delay)
                 delay = min(delay * 2, LONGEST_DELAY)
                 if not failure.retry or attempt == MOST_ATTEMPTS or self._clock() + pause + _LEAST_SECONDS >= deadline:
@@ -80,7 +105,9 @@ class Attempts:
             except QuestionRefused as refused:
                 raise InputRefused(str(refused)) from refused
             else:
-                return completed
+                if told is not None and completed.headroom is not None:
+                    told(completed.headroom, 0.0)
+                return completed, attempt
         raise AssertionError("the last attempt returns or raises")
 
     async def _turn(self, line: _Line, provider: str, model: str, deadline: float) -> float:
@@ -95,11 +122,11 @@ class Attempts:
         left = deadline - self._clock()
         if left < _LEAST_SECONDS:
             raise ModelUnavailable("TIMEOUT", f"{model} was not reached in the time given")
-        closed_for = line.breaker.wait(left)
+        closed_for = await self._breakers.wait(line.name, left)
         if closed_for > 0:
             raise ModelUnavailable(
                 "CIRCUIT_OPEN",
-                f"{model} at {provider} is left alone for now, it failed repeatedly: {line.trouble}",
+                f"{model} at {provider} is left alone for now, it failed repeatedly: {self._breakers.why(line.name)}",
                 closed_for,
             )
         return left
@@ -152,33 +179,32 @@ class Attempts:
             async with asyncio.timeout(allowed):
                 completed = await provider.complete(request)
         except TimeoutError:
-            line.breaker.failed()
-            raise ProviderFailure(
-                "TIMEOUT", f"{request.model} did not answer within {allowed:.1f} s", retry=True
-            ) from None
+            late = ProviderFailure("TIMEOUT", f"{request.model} did not answer within {allowed:.1f} s", retry=True)
+            self._breakers.failed(line.name, str(late))
+            raise late from None
         except ProviderFailure as failure:
             if failure.cause != "RATE_LIMITED":
-                line.breaker.failed()
+                self._breakers.failed(line.name, str(failure))
                 raise
             # It is there and well; it wants fewer questions.
-            line.breaker.succeeded()
+            self._breakers.succeeded(line.name)
             if failure.retry_after is not None:
                 line.quiet_until = max(line.quiet_until, self._clock() + failure.retry_after)
             raise
         except QuestionRefused:
-            line.breaker.succeeded()
+            self._breakers.succeeded(line.name)
             raise
         except BaseException:
-            line.breaker.gave_up()
+            self._breakers.gave_up(line.name)
             raise
-        line.breaker.succeeded()
+        self._breakers.succeeded(line.name)
         line.quiet_until = max(line.quiet_until, self._clock() + _quiet(completed.headroom))
         return completed
 
     def _line(self, provider: str, model: str) -> _Line:
         line = self._lines.get((provider, model))
         if line is None:
-            line = self._lines[provider, model] = _Line(Breaker(self._clock))
+            line = self._lines[provider, model] = _Line(f"{provider}:{model}")
         return line
 
 

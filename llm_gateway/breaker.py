@@ -1,7 +1,6 @@
 """A circuit breaker per provider and model: who fails every time is left alone for a while, then tried by one question.
 
-Law: knows neither provider nor clock but by argument; never waits. In this process alone: each replica finds out by
-itself, at the price of `FAILURES` questions.
+Law: knows neither provider nor clock but by argument; never waits. Holds one process' view: `llm_gateway.breakers` shares it.
 """
 
 from __future__ import annotations
@@ -25,7 +24,10 @@ class Breaker:
         self._limit = failures
         self._first_pause = open_seconds
         self._pause = open_seconds
-        self._run = 0
+        self.run = 0
+        """Failures in a row."""
+        self.why = ""
+        """The last failure, for people."""
         self._until: float | None = None
         self._probing_until: float | None = None
 
@@ -53,19 +55,28 @@ class Breaker:
 
     def succeeded(self) -> None:
         """A question was answered, or at least received and understood."""
-        self._run = 0
+        self.run = 0
         self._until = self._probing_until = None
         self._pause = self._first_pause
 
     def failed(self) -> None:
         """A question failed in a way that the next one would, too."""
-        self._run += 1
+        self.run += 1
         if self._until is not None:
             self._probing_until = None
             self._pause = min(self._pause * 2, LONGEST_SECONDS)
             self._until = self._clock() + self._pause
-        elif self._run >= self._limit:
+        elif self.run >= self._limit:
             self._until = self._clock() + self._pause
+
+    def set(self, run: int, open_for: float | None) -> None:
+        """What was found out elsewhere: failures in a row, and for how many seconds nobody asks (None: closed)."""
+        self.run = run
+        if open_for is None:
+            self._until = self._probing_until = None
+            self._pause = self._first_pause
+        else:
+            self._until = self._clock() + open_for
 
     def gave_up(self) -> None:
         """A question was dropped by its caller: it tells nothing, and another may probe."""

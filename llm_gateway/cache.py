@@ -13,10 +13,9 @@ from typing import Any
 
 import orjson
 
-from infra.keyring import Undecryptable, open_sealed, seal
+from infra.keyring import DataKey, Undecryptable, open_sealed, seal
 from llm_gateway.prompt import Caller, Prompt
 from llm_gateway.render import canonical
-from llm_gateway.round_trips import Command
 from llm_gateway.shape import Shape
 
 _PURPOSE = "llm.answers"
@@ -32,6 +31,8 @@ class Entry:
     """The validated answer as JSON."""
     model: str
     provider: str
+    cost_usd: float = 0.0
+    """What it cost; what each use of it saves."""
 
 
 def question(prompt: Prompt[Any], caller: Caller, *, provider: str, model: str, shape: Shape) -> bytes:
@@ -42,28 +43,31 @@ def question(prompt: Prompt[Any], caller: Caller, *, provider: str, model: str, 
             *(shape.digest, prompt.max_output_tokens, prompt.temperature, prompt.facts),
         ]
     )
-    naming = hmac.digest(caller.key.material, _NAMING, "sha256")
-    return hmac.digest(naming, canonical_form, "sha256")
+    return named(caller.key, canonical_form)
 
 
 def entry_key(tenant: str, digest: bytes) -> str:
-    """Where Redis keeps it."""
-    return f"hookline:llm:{{{tenant}}}:a:{digest.hex()}"
+    """Where Redis keeps it: the name that `admit.lua` makes of what `core` tells it. For who only wants to know whether it is there."""
+    return f"hookline:llm:a:{{{tenant}}}:{digest.hex()}"
 
 
-def keep(caller: Caller, digest: bytes, entry: Entry, ttl_seconds: int) -> Command:
-    """The command that keeps an answer."""
-    plain = digest + orjson.dumps([entry.text, entry.model, entry.provider])
-    return ("SET", entry_key(caller.tenant, digest), seal(caller.key, plain, purpose=_PURPOSE), "EX", ttl_seconds)
+def sealed(key: DataKey, digest: bytes, entry: Entry) -> bytes:
+    """The entry as Redis keeps it."""
+    plain = digest + orjson.dumps([entry.text, entry.model, entry.provider, entry.cost_usd])
+    return seal(key, plain, purpose=_PURPOSE)
 
 
-def opened(caller: Caller, digest: bytes, sealed: bytes) -> Entry | None:
+def opened(key: DataKey, digest: bytes, kept: bytes) -> Entry | None:
     """The answer, or None when it is not readable or was kept under another name: then it is asked anew."""
     try:
-        plain = open_sealed(caller.key, sealed, purpose=_PURPOSE)
+        plain = open_sealed(key, kept, purpose=_PURPOSE)
     except Undecryptable:
         return None
     if not hmac.compare_digest(plain[:_DIGEST], digest):
         return None
-    text, model, provider = orjson.loads(plain[_DIGEST:])
-    return Entry(text=text, model=model, provider=provider)
+    return Entry(*orjson.loads(plain[_DIGEST:]))
+
+
+def named(key: DataKey, canonical_form: bytes) -> bytes:
+    """The digest that names what `canonical_form` says, under a key: 32 bytes, the same in every process."""
+    return hmac.digest(hmac.digest(key.material, _NAMING, "sha256"), canonical_form, "sha256")

@@ -1,7 +1,7 @@
 """The gateway: one question in, one validated answer out, within the caller's budget and time.
 
-Law: the order is fixed: cache and quota (one round trip) → wait for the tenant's turn → the model → validation, with
-one repair → settle and keep the answer (one round trip). Every error is one of `llm_gateway.prompt`'s, and holds no
+Law: the order is fixed: cache, others who ask the same, quotas and limits (one trip to Redis) → wait for the turn → the
+model → validation, with one repair → settle and keep the answer (one trip, off the caller's path). Every error is one of `llm_gateway.prompt`'s, and holds no
 word of question or answer. What was reserved and not used comes back, whatever happens.
 """
 
@@ -21,8 +21,9 @@ from llm_gateway import cache, routing
 from llm_gateway.accounting import Ledger, Stats
 from llm_gateway.attempts import Attempts
 from llm_gateway.cache import Entry
-from llm_gateway.limits import SCRIPTS, Grant, Hit, Limits
-from llm_gateway.metered import Metered
+from llm_gateway.core import Core
+from llm_gateway.metered import Asked, Metered
+from llm_gateway.policy import Policies
 from llm_gateway.prompt import (
     Answer,
     Caller,
@@ -34,7 +35,7 @@ from llm_gateway.prompt import (
     T,
 )
 from llm_gateway.providers.provider import Completed, Message, Provider
-from llm_gateway.round_trips import Command, RoundTrips
+from llm_gateway.question import Hit, Question
 from llm_gateway.shape import shape_of
 from llm_gateway.single_flight import SingleFlight
 from llm_gateway.validation import InvalidOutput, read
@@ -55,11 +56,16 @@ class Gateway:
         self._route = routing.route(settings) if provider is None else routing.Route(provider, settings.model)
         self._ttl = settings.cache_ttl_seconds
         self._seconds = settings.model_timeout_seconds
-        self._trips = RoundTrips(redis, SCRIPTS)
         self._ledger = Ledger(engine)
-        limits = Limits(settings, self._trips, self._ledger.counted)
-        self._ledger.confirm_with(limits.catch_up)
-        self._metered = Metered(self._route, limits, self._ledger, Attempts(lambda: asyncio.get_running_loop().time()))
+        self.policies = Policies(settings, engine)
+        self.core = Core(settings, redis, self.policies, self._ledger.counted)
+        self._ledger.confirm_with(self.core.catch_up)
+        self._metered = Metered(
+            self._route,
+            self.core,
+            self._ledger,
+            Attempts(lambda: asyncio.get_running_loop().time(), breakers=self.core.breakers),
+        )
         self._flights: SingleFlight[Answer[Any]] = SingleFlight(_own_affair)
 
     @property
@@ -74,18 +80,21 @@ class Gateway:
     async def start(self) -> None:
         """Begin to write the accounts; needs no server to be there."""
         self._ledger.start()
+        await self.policies.start()
 
     async def stop(self) -> None:
         """Drop what is under way, settle it, write the accounts, close the provider. Redis and engine stay their owner's."""
         await self._flights.close()
-        await self._metered.close()
+        await self.policies.stop()
         await self._ledger.stop()
-        await self._trips.close()
+        await self.core.close()
         await self._route.provider.close()
 
-    async def ask(self, prompt: Prompt[T], caller: Caller, *, deadline_seconds: float | None = None) -> Answer[T]:
+    async def ask(
+        self, prompt: Prompt[T], caller: Caller, *, deadline_seconds: float | None = None, refresh: bool = False
+    ) -> Answer[T]:
         """The answer; waits at most `deadline_seconds` (by default `model_timeout_seconds`), retries and waiting for
-        the tenant's turn included. Asking twice costs once, while the answer is kept.
+        the turn included. Asking twice costs once, while the answer is kept; `refresh` asks anew and keeps that answer.
 
         Raises QuotaSpent (RateLimited), ModelUnavailable, OutputInvalid, InputRefused.
         """
@@ -98,7 +107,8 @@ class Gateway:
         try:
             async with asyncio.timeout_at(deadline):
                 answer, joined = await self._flights.join(
-                    digest, lambda: self._answer(prompt, caller, digest, deadline)
+                    digest + b"r" if refresh else digest,
+                    lambda: self._answer(prompt, caller, digest, deadline, refresh=refresh),
                 )
         except TimeoutError:
             metrics.MODEL_WITHHELD.labels(caller.analysis, "TIMEOUT").inc()
@@ -118,77 +128,107 @@ class Gateway:
         found = cast("Answer[T]", answer)
         if not joined:
             return found
-        self._ledger.hit(caller, found.model, prompt.version)
+        self._ledger.hit(
+            self._metered.question(prompt, caller, (), digest=None, ttl=0), found.model, found.usage.cost_usd
+        )
         return replace(found, value=found.value.model_copy(deep=True), usage=Usage(cached=True), cached=True)
 
-    async def _answer(self, prompt: Prompt[T], caller: Caller, digest: bytes, deadline: float) -> Answer[T]:
+    async def _answer(
+        self, prompt: Prompt[T], caller: Caller, digest: bytes, deadline: float, *, refresh: bool
+    ) -> Answer[T]:
         turns = self._metered.turns(prompt)
-        entry = cache.entry_key(caller.tenant, digest) if self._ttl else None
-        held = await self._metered.reserve(prompt, caller, turns, deadline, entry=entry)
+        ttl = self._ttl if prompt.cache_ttl_seconds is None else prompt.cache_ttl_seconds
+        question = self._metered.question(prompt, caller, turns, digest=digest, ttl=ttl, refresh=refresh)
+        held = await self._metered.enter(question, deadline)
         if isinstance(held, Hit):
-            kept = self._kept(prompt, caller, digest, held)
+            kept = self._kept(prompt, question, held)
             if kept is not None:
                 return kept
-            held = await self._metered.reserve(prompt, caller, turns, deadline, entry=None)
-        grant = cast("Grant", held)
-        completed = await self._metered.ask(prompt, turns, grant, deadline)
+            question.refresh = True
+            held = await self._metered.enter(question, deadline)
+            if isinstance(held, Hit):
+                raise OutputInvalid(prompt.name, "SCHEMA", "what another process answered cannot be read here")
+        asked = await self._metered.ask(prompt, turns, held, deadline)
         try:
-            value = _read(completed, prompt)
+            value = _read(asked.completed, prompt)
         except InvalidOutput as invalid:
-            spent = await self._metered.settle(prompt, caller, grant, completed)
-            return await self._repaired(prompt, caller, digest, deadline, first=invalid, spent=spent)
-        usage = await self._metered.settle(
-            prompt, caller, grant, completed, *self._keeping(caller, digest, completed, value)
-        )
-        return self._answered(prompt, completed, value, usage)
+            given_up = None if invalid.advice else OutputInvalid(prompt.name, invalid.outcome, invalid.detail)
+            self._metered.settle(question, held, asked, error=given_up)
+            return await self._repaired(prompt, caller, question, deadline, first=invalid, spent=_spent(asked))
+        self._metered.settle(question, held, asked, sealed=self._sealed(question, asked, value))
+        return self._answered(prompt, asked, value, _spent(asked))
 
     async def _repaired(
-        self, prompt: Prompt[T], caller: Caller, digest: bytes, deadline: float, *, first: InvalidOutput, spent: Usage
+        self,
+        prompt: Prompt[T],
+        caller: Caller,
+        first_question: Question,
+        deadline: float,
+        *,
+        first: InvalidOutput,
+        spent: Usage,
     ) -> Answer[T]:
         if not first.advice:
             raise OutputInvalid(prompt.name, first.outcome, first.detail)
         # The question again with what was wrong, and not the answer that was wrong: it may be long, and is of no use.
         turns = (*self._metered.turns(prompt), Message("user", first.advice))
-        grant = cast("Grant", await self._metered.reserve(prompt, caller, turns, deadline, entry=None))
-        completed = await self._metered.ask(prompt, turns, grant, deadline)
+        question = self._metered.question(
+            prompt, caller, turns, digest=first_question.digest, ttl=first_question.ttl, refresh=True
+        )
+        held = await self._metered.enter(question, deadline)
+        if isinstance(held, Hit):
+            kept = self._kept(prompt, question, held)
+            if kept is None:
+                raise OutputInvalid(prompt.name, first.outcome, first.detail)
+            return replace(kept, usage=spent)
+        asked = await self._metered.ask(prompt, turns, held, deadline)
         try:
-            value = _read(completed, prompt)
+            value = _read(asked.completed, prompt)
         except InvalidOutput as second:
-            await self._metered.settle(prompt, caller, grant, completed, repair=True)
-            detail = f"{second.detail} (at first {first.outcome}: {first.detail})"
-            raise OutputInvalid(prompt.name, second.outcome, detail) from None
-        keeping = self._keeping(caller, digest, completed, value)
-        more = await self._metered.settle(prompt, caller, grant, completed, *keeping, repair=True)
+            given_up = OutputInvalid(
+                prompt.name, second.outcome, f"{second.detail} (at first {first.outcome}: {first.detail})"
+            )
+            self._metered.settle(question, held, asked, error=given_up, repair=True)
+            raise given_up from None
+        self._metered.settle(question, held, asked, sealed=self._sealed(question, asked, value), repair=True)
+        more = _spent(asked)
         usage = Usage(
             input_tokens=spent.input_tokens + more.input_tokens,
             output_tokens=spent.output_tokens + more.output_tokens,
             cost_usd=spent.cost_usd + more.cost_usd,
         )
-        return self._answered(prompt, completed, value, usage)
+        return self._answered(prompt, asked, value, usage)
 
-    def _answered(self, prompt: Prompt[T], completed: Completed, value: T, usage: Usage) -> Answer[T]:
+    def _answered(self, prompt: Prompt[T], asked: Asked, value: T, usage: Usage) -> Answer[T]:
         return Answer(
-            value, completed.model, self._route.provider.name, usage, cached=False, prompt_version=prompt.version
+            value, asked.completed.model, self._route.provider.name, usage, cached=False, prompt_version=prompt.version
         )
 
-    def _keeping(self, caller: Caller, digest: bytes, completed: Completed, value: BaseModel) -> tuple[Command, ...]:
-        if not self._ttl:
-            return ()
-        kept = Entry(value.model_dump_json(), completed.model, self._route.provider.name)
-        return (cache.keep(caller, digest, kept, self._ttl),)
+    def _sealed(self, question: Question, asked: Asked, value: BaseModel) -> bytes:
+        assert question.key is not None
+        assert question.digest is not None
+        entry = Entry(value.model_dump_json(), asked.completed.model, self._route.provider.name, asked.usage.cost_usd)
+        return cache.sealed(question.key, question.digest, entry)
 
-    def _kept(self, prompt: Prompt[T], caller: Caller, digest: bytes, hit: Hit) -> Answer[T] | None:
-        entry = cache.opened(caller, digest, hit.sealed)
+    def _kept(self, prompt: Prompt[T], question: Question, hit: Hit) -> Answer[T] | None:
+        assert question.key is not None
+        assert question.digest is not None
+        entry = cache.opened(question.key, question.digest, hit.sealed)
         if entry is None:
             return None
         try:
             value = prompt.answer.model_validate_json(entry.text)
         except ValidationError:
             return None
-        self._ledger.hit(caller, entry.model, prompt.version)
+        self._ledger.hit(question, entry.model, entry.cost_usd)
         return Answer(
             value, entry.model, entry.provider, Usage(cached=True), cached=True, prompt_version=prompt.version
         )
+
+
+def _spent(asked: Asked) -> Usage:
+    usage = asked.usage
+    return Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, cost_usd=usage.cost_usd)
 
 
 def _read(completed: Completed, prompt: Prompt[T]) -> T:

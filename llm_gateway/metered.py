@@ -1,4 +1,4 @@
-"""A model's words, metered: reserved before they are asked for, settled and accounted when they are there.
+"""A model's words, metered: what a prompt means for limits and quotas, and what an answer took.
 
 Law: what was reserved and brought no answer comes back, whatever ends the question. An answer that was paid for is
 accounted even when its caller has left.
@@ -8,76 +8,101 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from llm_gateway import pricing
 from llm_gateway.accounting import Ledger
 from llm_gateway.attempts import Attempts
-from llm_gateway.limits import Grant, Hit, Limits
+from llm_gateway.core import Core
 from llm_gateway.models import estimated_tokens, facts_of
-from llm_gateway.prompt import Caller, InputRefused, Prompt, T
-from llm_gateway.providers.provider import Completed, Completion, Message
-from llm_gateway.round_trips import Command
+from llm_gateway.policy import nano
+from llm_gateway.prompt import Caller, InputRefused, ModelUnavailable, Prompt, T
+from llm_gateway.providers.provider import Completed, Completion, Headroom, Message
+from llm_gateway.question import Grant, Hit, Line, Question, Usage
 from llm_gateway.routing import Route
 from llm_gateway.shape import shape_of
-from schemas.insight import Usage
 
 _EXPECTED_OUTPUT_TOKENS = 500
 """First guess of an answer's length; afterwards what the prompt's answers have been."""
-
-_WAITING_SHARE = 0.7
-"""Of the time that is left, what may go into waiting for the tenant's turn: the model needs some, too."""
 _THINKING_TOKENS = 1_024
 """Room for what a reasoning model thinks, at low effort, before it answers: it counts as output."""
+_LEARNS = 0.2
 
 Turns = tuple[Message, ...]
 
 
-class Metered:
-    """One per gateway."""
+@dataclass(slots=True)
+class Asked:
+    """A model's words and what they took."""
 
-    def __init__(self, route: Route, limits: Limits, ledger: Ledger, attempts: Attempts) -> None:
+    completed: Completed
+    usage: Usage
+
+
+class Metered:
+    """One per gateway and route."""
+
+    def __init__(self, route: Route, core: Core, ledger: Ledger, attempts: Attempts) -> None:
         self._route = route
         self._facts = facts_of(route.model)
-        self._limits = limits
+        self._core = core
         self._ledger = ledger
         self._attempts = attempts
+        self._line = Line(route.provider.name, route.model, getattr(route.provider, "key", ""))
         self._usual_output: dict[str, float] = {}
-        self._releasing: set[asyncio.Task[None]] = set()
+        self._guessed: dict[str, float] = {}
+        """By prompt: how many tokens the provider counts for one of ours."""
 
     def turns(self, prompt: Prompt[T]) -> Turns:
         """The question as the model is told it."""
         told = shape_of(prompt.answer).told(self._facts.structured)
         return (Message("system", prompt.system + told), Message("user", prompt.user))
 
-    async def reserve(
-        self, prompt: Prompt[Any], caller: Caller, turns: Turns, deadline: float, *, entry: str | None
-    ) -> Hit | Grant:
-        """The answer cached under `entry`, or the right to ask. Raises InputRefused when question and answer cannot fit
-        into the model, and what `Limits.reserve` raises.
-        """
-        question = sum(estimated_tokens(turn.content) for turn in turns)
-        if question + prompt.max_output_tokens > self._facts.context_tokens:
+    def question(
+        self,
+        prompt: Prompt[Any],
+        caller: Caller,
+        turns: Turns,
+        *,
+        digest: bytes | None,
+        ttl: int,
+        refresh: bool = False,
+    ) -> Question:
+        """What the core must know. Raises InputRefused when question and answer cannot fit into the model."""
+        said = sum(estimated_tokens(turn.content) for turn in turns)
+        if said + prompt.max_output_tokens > self._facts.context_tokens:
             raise InputRefused(
-                f"{prompt.name}: about {question} tokens and {prompt.max_output_tokens} for the answer, but {self._facts.name} holds "
+                f"{prompt.name}: about {said} tokens and {prompt.max_output_tokens} for the answer, but {self._facts.name} holds "
                 f"{self._facts.context_tokens}: shorten what the prompt is given, or choose a model with a larger context"
             )
-        usual = int(self._usual_output.get(prompt.name, _EXPECTED_OUTPUT_TOKENS))
-        left = max(0.0, deadline - asyncio.get_running_loop().time())
-        return await self._limits.reserve(
-            caller,
-            entry=entry,
-            tokens=question + min(usual, prompt.max_output_tokens),
-            patience=left * _WAITING_SHARE,
-            life=left,
+        usual = min(int(self._usual_output.get(prompt.name, _EXPECTED_OUTPUT_TOKENS)), prompt.max_output_tokens)
+        room = self._room(prompt)
+        return Question(
+            caller.tenant,
+            caller.user,
+            caller.analysis,
+            self._line,
+            tokens=int(said * self._guessed.get(prompt.name, 1.0)) + usual,
+            most_tokens=said + room,
+            most_nano=nano(pricing.most_usd(self._line.provider, self._line.model, said, room)),
+            lane=caller.lane,
+            prompt=prompt.name,
+            version=prompt.version,
+            digest=digest,
+            key=caller.key,
+            ttl=ttl,
+            refresh=refresh,
         )
 
-    async def ask(self, prompt: Prompt[T], turns: Turns, grant: Grant, deadline: float) -> Completed:
-        """The model's words, after the wait that was granted. Raises ModelUnavailable and InputRefused."""
+    async def enter(self, question: Question, deadline: float) -> Hit | Grant:
+        """See `Core.enter`."""
+        return await self._core.enter(question, deadline)
+
+    async def ask(self, prompt: Prompt[T], turns: Turns, grant: Grant, deadline: float) -> Asked:
+        """The model's words. Raises ModelUnavailable and InputRefused; then everything has been given back."""
         response_format = shape_of(prompt.answer).response_format(self._facts.structured)
-        rules = _as_text(prompt)
-        room = prompt.max_output_tokens + (_THINKING_TOKENS if self._facts.reasons else 0)
-        room = min(room, self._facts.max_output_tokens)
+        rules, room = _as_text(prompt), self._room(prompt)
 
         def completion(seconds: float) -> Completion:
             return Completion(
@@ -90,50 +115,75 @@ class Metered:
                 rules=rules,
             )
 
+        clock = asyncio.get_running_loop().time
+        began = clock()
         try:
-            if grant.wait > 0:
-                await asyncio.sleep(grant.wait)
-            return await self._attempts.complete(self._route.provider, completion, self._route.model, deadline)
-        except BaseException:
-            # Its own task: the one that held the reservation may be on its way out.
-            task = asyncio.create_task(self._limits.release(grant))
-            self._releasing.add(task)
-            task.add_done_callback(self._releasing.discard)
-            raise
-
-    async def settle(
-        self,
-        prompt: Prompt[Any],
-        caller: Caller,
-        grant: Grant,
-        completed: Completed,
-        *along: Command,
-        repair: bool = False,
-    ) -> Usage:
-        """Count an answer, here and in Redis; `along` goes in the same round trip. Never fails for Redis' sake."""
-        provider = self._route.provider.name
-        taken = completed.input_tokens - completed.cached_input_tokens + completed.output_tokens
-        cost = pricing.cost_usd(provider, completed)
-        usual = self._usual_output.get(prompt.name, _EXPECTED_OUTPUT_TOKENS)
-        self._usual_output[prompt.name] = 0.8 * usual + 0.2 * completed.output_tokens
-        generation = grant.generation
-        try:
-            answers = await asyncio.shield(self._limits.run(self._limits.settled(grant, taken), *along))
-            if answers and isinstance(answers[0], bytes):
-                generation = answers[0].decode()
-        finally:
-            self._ledger.call(
-                *(caller, provider, prompt.version, completed, cost),
-                day=grant.day,
-                generation=generation,
-                repair=repair,
+            completed, attempts = await self._attempts.complete(
+                self._route.provider,
+                completion,
+                self._route.model,
+                deadline,
+                turn=lambda: self._core.again(grant, deadline),
+                told=self._told,
             )
-        return Usage(input_tokens=completed.input_tokens, output_tokens=completed.output_tokens, cost_usd=cost)
+        except BaseException as error:
+            # A closed circuit is found before anything is sent: the place in the minute comes back as well.
+            sent = not (isinstance(error, ModelUnavailable) and error.cause == "CIRCUIT_OPEN")
+            self._core.release(grant, error, sent=sent)
+            raise
+        return Asked(completed, self._usage(completed, attempts, clock() - began))
 
-    async def close(self) -> None:
-        """Wait until what was given up is released."""
-        if self._releasing:
-            await asyncio.gather(*self._releasing, return_exceptions=True)
+    def settle(
+        self,
+        question: Question,
+        grant: Grant,
+        asked: Asked,
+        *,
+        sealed: bytes = b"",
+        error: BaseException | None = None,
+        repair: bool = False,
+    ) -> None:
+        """Count an answer, here and in Redis, and keep it if it is given sealed. Never waits, never fails."""
+        usage, name = asked.usage, question.prompt
+        usual = self._usual_output.get(name, _EXPECTED_OUTPUT_TOKENS)
+        self._usual_output[name] = (1 - _LEARNS) * usual + _LEARNS * usage.output_tokens
+        if usage.input_tokens:
+            guess = self._guessed.get(name, 1.0)
+            expected = max(1.0, (question.tokens - min(usual, question.tokens)) / guess)
+            ratio = min(3.0, max(0.3, usage.input_tokens / expected))
+            self._guessed[name] = (1 - _LEARNS) * guess + _LEARNS * ratio
+        day, ledger = grant.day, self._ledger
+        ledger.call(question, usage, day=day, repair=repair)
+        self._core.settle(
+            grant,
+            usage,
+            sealed=sealed,
+            error=error,
+            done=lambda generation: ledger.settled(question, usage, day=day, generation=generation),
+        )
+
+    def _told(self, headroom: Headroom | None, quiet: float) -> None:
+        if quiet > 0:
+            self._core.quiet(self._line, quiet)
+        if headroom is not None:
+            self._core.told(self._line, headroom)
+
+    def _room(self, prompt: Prompt[Any]) -> int:
+        room = prompt.max_output_tokens + (_THINKING_TOKENS if self._facts.reasons else 0)
+        return min(room, self._facts.max_output_tokens)
+
+    def _usage(self, completed: Completed, attempts: int, seconds: float) -> Usage:
+        provider = self._line.provider
+        return Usage(
+            completed.model,
+            completed.input_tokens,
+            completed.output_tokens,
+            completed.cached_input_tokens,
+            pricing.cost_usd(provider, completed),
+            pricing.saved_usd(provider, completed),
+            seconds,
+            attempts,
+        )
 
 
 def _as_text(prompt: Prompt[Any]) -> Callable[[], str] | None:

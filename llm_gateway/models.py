@@ -62,6 +62,11 @@ def facts_of(model: str) -> ModelFacts:
     return _KNOWN.get(model) or ModelFacts(model, 131_072, 8_192, "json_object")
 
 
+def known() -> tuple[ModelFacts, ...]:
+    """Every model that is listed here."""
+    return tuple(_KNOWN.values())
+
+
 def estimated_tokens(text: str) -> int:
     """About how many tokens a text has: a token per three characters, which is more than English needs and about what
     dense JSON takes. Good for reserving; the provider's own count settles it.

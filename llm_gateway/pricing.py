@@ -12,6 +12,7 @@ from importlib.metadata import version
 
 from genai_prices import Usage as PricedUsage
 from genai_prices import calc_price
+from genai_prices.data_snapshot import get_snapshot
 
 from infra.telemetry import log
 from llm_gateway.providers.provider import Completed
@@ -33,6 +34,41 @@ def cost_usd(provider: str, completed: Completed) -> float:
     today = datetime.now(UTC).date().isoformat()
     per_input, per_cached, per_output = _per_token(provider, completed.model, today)
     return (inputs - cached) * per_input + cached * per_cached + outputs * per_output
+
+
+def saved_usd(provider: str, completed: Completed) -> float:
+    """US dollars that the provider's own prompt cache saved on one answer."""
+    if provider in _FREE or not completed.cached_input_tokens:
+        return 0.0
+    per_input, per_cached, _ = _per_token(provider, completed.model, datetime.now(UTC).date().isoformat())
+    return min(completed.cached_input_tokens, completed.input_tokens) * (per_input - per_cached)
+
+
+def most_usd(provider: str, model: str, input_tokens: int, output_tokens: int) -> float:
+    """US dollars of an answer of this size, if nothing of it were cached."""
+    return cost_usd(provider, Completed("", model, input_tokens=input_tokens, output_tokens=output_tokens))
+
+
+@lru_cache(maxsize=1)
+def newest_change() -> str:
+    """The day of the newest price change up to today that the list knows: how old the list is, at most. ISO 8601."""
+    today = datetime.now(UTC).date()
+    days = [
+        day
+        for provider in get_snapshot().providers
+        for model in provider.models
+        for price in (*(model.prices if isinstance(model.prices, list) else ()), *(model.price_variants or ()))
+        if (day := getattr(price.constraint, "start_date", None)) is not None and day <= today
+    ]
+    return str(max(days).isoformat()) if days else ""
+
+
+def per_million(provider: str, model: str) -> tuple[float, float, float]:
+    """List price of a million input, cached input and output tokens, in US dollars; 0 for a model without one."""
+    if model == "offline-rules":
+        return (0.0, 0.0, 0.0)
+    inputs, cached, outputs = _per_token(provider, model, datetime.now(UTC).date().isoformat())
+    return round(inputs * 1e6, 6), round(cached * 1e6, 6), round(outputs * 1e6, 6)
 
 
 @lru_cache(maxsize=128)

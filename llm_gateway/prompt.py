@@ -55,6 +55,8 @@ class Prompt(Generic[T]):
     """What the offline provider answers with; pure. Its behaviour belongs to `version`: raise that when it changes."""
     max_output_tokens: int = 2000
     temperature: float = 0.0
+    cache_ttl_seconds: int | None = None
+    """How long the answer is kept; 0: not at all, None: as settings say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ import orjson
 from llm_gateway.prompt import Prompt, T
 
 _SLOT = re.compile(r"\{\{\s*([a-z][a-z0-9_]*)\s*\}\}")
-_KNOWN = frozenset({"name", "version", "max_output_tokens", "temperature"})
+_KNOWN = frozenset({"name", "version", "max_output_tokens", "temperature", "cache_ttl_seconds"})
 
 
 class PromptFileError(ValueError):
@@ -51,6 +51,8 @@ class PromptFile:
     slots: frozenset[str]
     max_output_tokens: int = 2000
     temperature: float = 0.0
+    cache_ttl_seconds: int | None = None
+    """How long its answers are kept; 0: not at all, None: as settings say."""
 
     def render(self, values: Mapping[str, Any]) -> str:
         """The user part with every slot filled; raises PromptFileError for missing and for unknown values."""
@@ -81,6 +83,7 @@ class PromptFile:
             rules=rules,
             max_output_tokens=self.max_output_tokens,
             temperature=self.temperature,
+            cache_ttl_seconds=self.cache_ttl_seconds,
         )
 
 
@@ -113,11 +116,12 @@ def parse(text: str, where: str) -> PromptFile:
             slots=slots,
             max_output_tokens=int(matter.get("max_output_tokens", "2000")),
             temperature=float(matter.get("temperature", "0")),
+            cache_ttl_seconds=int(matter["cache_ttl_seconds"]) if "cache_ttl_seconds" in matter else None,
         )
     except KeyError as missing:
         raise PromptFileError(f"{where}: the front matter lacks {missing}") from None
     except ValueError:
-        raise PromptFileError(f"{where}: max_output_tokens and temperature are numbers") from None
+        raise PromptFileError(f"{where}: max_output_tokens, temperature and cache_ttl_seconds are numbers") from None
 
 
 def canonical(value: Any) -> bytes:

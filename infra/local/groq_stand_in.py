@@ -1,16 +1,19 @@
 """A stand-in for Groq: an HTTP server that speaks as much of its API as we use. It is no model, and never says it is one.
 
 Law: imports no product code. It answers what its responder says (by default: the smallest values that fit the JSON
-schema it was given), keeps limits as Groq does where they are set, and misbehaves exactly as its script says. For tests
-and for trying the `groq` provider without a key:
+schema it was given, or the tool that was asked for), keeps limits as Groq does where they are set, and misbehaves exactly
+as its script says. It counts by itself what it saw: tests believe it, not the gateway. For tests, for measuring, and for
+trying the `groq` provider without a key:
 
-    python -m infra.local.groq_stand_in --port 8900
+    make sandbox-groq              # or: python -m infra.local.groq_stand_in --port 8900 --latency 0.2 --requests-per-minute 100
     GROQ_API_KEY=anything GROQ_BASE_URL=http://127.0.0.1:8900 hookline demo
 
-Control, over HTTP: `POST /stand-in` with {"latency": seconds, "script": [step, ...]} where a step, used by one request,
-is {"text": ...}, {"status": 429, "retry_after": 2}, {"hang": seconds}, {"raw": "not json"} or {"drop": true};
-`GET /stand-in` tells how many requests came. Shapes from https://console.groq.com/docs/api-reference, limits and headers
-from https://console.groq.com/docs/rate-limits.
+Limits hold in a sliding window (`--window` seconds, 60 by default) and are enforced: 429 with `retry-after`. Headers as
+Groq's: `x-ratelimit-*-requests` speaks of the day, `*-tokens` of the minute. Control, over HTTP: `POST /stand-in` with
+{"latency": seconds, "script": [step, ...]} where a step, used by one request, is {"text": ...}, {"status": 429,
+"retry_after": 2}, {"hang": seconds}, {"raw": "not json"} or {"drop": true}; {"forget": true} starts the counts anew.
+`GET /stand-in` tells what came. Shapes from https://console.groq.com/docs/api-reference, limits and headers from
+https://console.groq.com/docs/rate-limits, batches from https://console.groq.com/docs/batch.
 """
 
 from __future__ import annotations
@@ -66,20 +69,61 @@ class Step:
     finish_reason: str = "stop"
     failed_generation: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    gap: float = 0.0
+    """Seconds between the chunks of a stream."""
+
+
+_WELL = Step()
+_CACHED_FROM = 4_096
+"""Characters: 1,024 tokens."""
+_CACHE_SECONDS = 7_200.0
+
+
+class _Window:
+    """A limit in a sliding window, exact: every admission is remembered until it slides out."""
+
+    def __init__(self, limit: int, seconds: float) -> None:
+        self.limit = limit
+        self.seconds = seconds
+        self.used = 0
+        self.most = 0
+        """The most that one window ever held."""
+        self._taken: deque[tuple[float, int]] = deque()
+
+    def room(self, now: float) -> int:
+        while self._taken and self._taken[0][0] <= now - self.seconds:
+            self.used -= self._taken.popleft()[1]
+        return self.limit - self.used
+
+    def take(self, amount: int, now: float) -> None:
+        self._taken.append((now, amount))
+        self.used += amount
+        self.most = max(self.most, self.used)
+
+    def wait(self, amount: int, now: float) -> float:
+        """Seconds until there is room."""
+        missing = amount - self.room(now)
+        for at, taken in self._taken:
+            missing -= taken
+            if missing <= 0:
+                return at + self.seconds - now
+        return self.seconds
 
 
 @dataclass
-class _Minute:
-    """A fixed window of a minute, as Groq's headers describe one."""
+class Saw:
+    """What came, by the stand-in's own count."""
 
-    limit: int
-    used: int = 0
-    ends: float = 0.0
-
-    def room(self, now: float) -> int:
-        if now >= self.ends:
-            self.used, self.ends = 0, now + 60
-        return self.limit - self.used
+    requests: int = 0
+    answered: int = 0
+    refused: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    by_second: dict[int, list[int]] = field(default_factory=dict)
+    """Second since the start (or since it was told to forget) → answered, tokens, refused."""
+    by_user: dict[str, list[int]] = field(default_factory=dict)
+    """OpenAI's `user` of a request → answered, tokens, refused."""
 
 
 class GroqStandIn:
@@ -92,7 +136,10 @@ class GroqStandIn:
         latency: float = 0.0,
         requests_per_minute: int | None = None,
         tokens_per_minute: int | None = None,
+        requests_per_day: int | None = None,
+        window: float = 60.0,
         key: str | None = None,
+        remember: bool = True,
     ) -> None:
         self.responder: Responder = responder or smallest_answer
         self.latency = latency
@@ -100,62 +147,97 @@ class GroqStandIn:
         self.script: deque[Step] = deque()
         """Steps that the next requests meet, one each; afterwards all is well."""
         self.asked: list[dict[str, Any]] = []
-        """The bodies of all requests, in order."""
+        """The bodies of all requests, in order, if it is to `remember` them."""
         self.refused = 0
         """How many were answered 429 because a limit was reached."""
+        self.cancelled = 0
+        """Streams whose reader hung up."""
+        self.saw = Saw()
         self._key = key
-        self._requests = _Minute(requests_per_minute) if requests_per_minute else None
-        self._tokens = _Minute(tokens_per_minute) if tokens_per_minute else None
+        self._remember = remember
+        self._requests = _Window(requests_per_minute, window) if requests_per_minute else None
+        self._tokens = _Window(tokens_per_minute, window) if tokens_per_minute else None
+        self._day = _Window(requests_per_day, 86_400.0) if requests_per_day else None
+        self._began = time.monotonic()
+        self._prefixes: dict[int, float] = {}
+        self._files: dict[str, bytes] = {}
+        self._batches: dict[str, dict[str, Any]] = {}
+        self._number = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] != "http":
             return
         body = await _body(receive)
-        match (scope["method"], scope["path"]):
-            case ("POST", "/openai/v1/chat/completions"):
-                await self._complete(scope, body, send)
-            case ("GET", "/openai/v1/models"):
+        path = scope["path"]
+        match (scope["method"], path):
+            case ("POST", "/openai/v1/chat/completions" | "/v1/chat/completions"):
+                await self._complete(scope, body, receive, send)
+            case ("GET", "/openai/v1/models" | "/v1/models"):
                 await _answer(
                     send,
                     200,
                     {"object": "list", "data": [{"id": "stand-in", "object": "model", "owned_by": "hookline"}]},
                 )
             case ("POST", "/stand-in"):
-                told = json.loads(body)
-                self.latency = float(told.get("latency", self.latency))
-                self.script.extend(Step(**step) for step in told.get("script", ()))
+                self._told(json.loads(body))
                 await _answer(send, 200, {"script": len(self.script)})
             case ("GET", "/stand-in"):
-                await _answer(
-                    send, 200, {"asked": len(self.asked), "refused": self.refused, "script": len(self.script)}
-                )
+                await _answer(send, 200, self.report())
+            case (_, _) if path.startswith(("/openai/v1/files", "/openai/v1/batches")):
+                await self._file_or_batch(scope, body, send)
             case _:
-                await _answer(
-                    send,
-                    404,
-                    {
-                        "error": {
-                            "message": "Unknown request URL",
-                            "type": "invalid_request_error",
-                            "code": "unknown_url",
-                        }
-                    },
-                )
+                await _answer(send, 404, _not_found())
 
-    async def _complete(self, scope: Scope, body: bytes, send: Send) -> None:
-        request = json.loads(body)
-        self.asked.append(request)
-        step = self.script.popleft() if self.script else Step()
-        if step.hang or self.latency:
-            await asyncio.sleep(step.hang or self.latency)
-        authorization = dict(scope["headers"]).get(b"authorization", b"").decode()
+    def report(self) -> dict[str, Any]:
+        """What came, as `GET /stand-in` tells it."""
+        return {
+            "asked": self.saw.requests,
+            "refused": self.refused,
+            "script": len(self.script),
+            "answered": self.saw.answered,
+            "prompt_tokens": self.saw.prompt_tokens,
+            "completion_tokens": self.saw.completion_tokens,
+            "cached_tokens": self.saw.cached_tokens,
+            "cancelled": self.cancelled,
+            "most_requests_in_a_window": self._requests.most if self._requests else None,
+            "most_tokens_in_a_window": self._tokens.most if self._tokens else None,
+            "by_second": {str(second): counts for second, counts in self.saw.by_second.items()},
+            "by_user": self.saw.by_user,
+        }
+
+    def _told(self, told: dict[str, Any]) -> None:
+        self.latency = float(told.get("latency", self.latency))
+        self.script.extend(Step(**step) for step in told.get("script", ()))
+        if told.get("forget"):
+            self.saw, self._began, self.refused = Saw(), time.monotonic(), 0
+            self.asked.clear()
+            for window in (self._requests, self._tokens):
+                if window:
+                    window.most = window.used
+
+    async def _complete(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        try:
+            request = orjson.loads(body)
+            messages = request["messages"]
+        except (ValueError, KeyError, TypeError):
+            await _answer(send, 400, _error(Step(status=400)))
+            return
+        if self._remember:
+            self.asked.append(request)
+        self.saw.requests += 1
+        step = self.script.popleft() if self.script else _WELL
+        authorization = next((value for name, value in scope["headers"] if name == b"authorization"), b"").decode()
         if not authorization.startswith("Bearer ") or (self._key and authorization != f"Bearer {self._key}"):
             step = Step(status=401)
         text = step.text if step.text is not None else self.responder(request)
-        prompt_tokens = sum(len(str(message.get("content") or "")) for message in request["messages"]) // 4 + 1
+        prompt_tokens = sum(len(str(message.get("content") or "")) for message in messages) // 4 + 1
         completion_tokens = len(text) // 4 + 1
-        step, headers = self._limited(step, prompt_tokens + completion_tokens)
+        cached = self._cached(messages)
+        # Groq counts a request when it comes in, and cached prompt tokens toward no limit.
+        step, headers = self._limited(step, prompt_tokens - cached + completion_tokens, str(request.get("user") or ""))
+        if step.hang or (self.latency and step.status == 200):
+            await asyncio.sleep(step.hang or self.latency)
         if step.drop:
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
             await send({"type": "http.response.body", "body": b'{"id": "chatcmpl', "more_body": True})
@@ -165,32 +247,183 @@ class GroqStandIn:
         elif step.status != 200:
             await _answer(send, step.status, _error(step), headers)
         else:
-            await _answer(send, 200, _completion(request, step, text, prompt_tokens, completion_tokens), headers)
+            self.saw.prompt_tokens += prompt_tokens
+            self.saw.completion_tokens += completion_tokens
+            self.saw.cached_tokens += cached
+            usage = _usage(prompt_tokens, completion_tokens, cached)
+            if request.get("stream"):
+                await self._stream(request, step, text, usage, headers, receive, send)
+            else:
+                await _answer(send, 200, _completion(request, step, text, usage), headers)
 
-    def _limited(self, step: Step, tokens: int) -> tuple[Step, dict[str, str]]:
+    def _cached(self, messages: list[dict[str, Any]]) -> int:
+        """Groq caches stable beginnings for two hours; the stand-in counts a system part that it saw before, if it is long
+        (https://console.groq.com/docs/prompt-caching: at least 128 to 1,024 tokens, by model).
+        """
+        first = str(messages[0].get("content") or "") if messages and messages[0].get("role") == "system" else ""
+        if len(first) < _CACHED_FROM:
+            return 0
+        now, name = time.monotonic(), hash(first)
+        fresh = self._prefixes.get(name, -_CACHE_SECONDS) > now - _CACHE_SECONDS
+        self._prefixes[name] = now
+        return len(first) // 4 if fresh else 0
+
+    def _limited(self, step: Step, tokens: int, user: str) -> tuple[Step, dict[str, str]]:
         """The step, or a refusal when a limit is reached; and the headers that tell about the limits."""
         now = time.monotonic()
         headers: dict[str, str] = {}
-        late = [
-            window.ends - now
-            for window, wanted in ((self._requests, 1), (self._tokens, tokens))
-            if window and window.room(now) < wanted
+        windows = [
+            (window, wanted)
+            for window, wanted in ((self._requests, 1), (self._tokens, tokens), (self._day, 1))
+            if window is not None
         ]
-        if late and step.status == 200:
+        second = self.saw.by_second.setdefault(int(now - self._began), [0, 0, 0])
+        mine = self.saw.by_user.setdefault(user, [0, 0, 0]) if user else [0, 0, 0]
+        if step.status == 200 and any(window.room(now) < wanted for window, wanted in windows):
             self.refused += 1
-            step = Step(status=429, retry_after=max(late))
-        for window, wanted in ((self._requests, 1), (self._tokens, tokens)):
-            if window and step.status == 200:
-                window.used += wanted
+            self.saw.refused += 1
+            late = max(window.wait(wanted, now) for window, wanted in windows if window.room(now) < wanted)
+            step = Step(status=429, retry_after=round(late, 3))
+        if step.status == 200:
+            self.saw.answered += 1
+            for window, wanted in windows:
+                window.take(wanted, now)
+        for counts in (second, mine):
+            if step.status == 200:
+                counts[0] += 1
+                counts[1] += tokens
+            elif step.status == 429:
+                counts[2] += 1
         if self._tokens:
-            headers |= {
-                "x-ratelimit-limit-tokens": str(self._tokens.limit),
-                "x-ratelimit-remaining-tokens": str(max(0, self._tokens.room(now))),
-                "x-ratelimit-reset-tokens": f"{self._tokens.ends - now:.2f}s",
-            }
+            headers |= _rate_headers("tokens", self._tokens, now)
+        if self._day:
+            headers |= _rate_headers("requests", self._day, now)
         if step.retry_after is not None:
             headers["retry-after"] = f"{step.retry_after:g}"
         return step, headers | step.headers
+
+    async def _stream(  # noqa: PLR0917 -- what an answer is made of
+        self,
+        request: dict[str, Any],
+        step: Step,
+        text: str,
+        usage: dict[str, Any],
+        headers: dict[str, str],
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Server-sent events, a chunk every `step.gap` seconds; ends early when the reader hangs up."""
+        listed = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [*listed, (b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")],
+            }
+        )
+        gone = asyncio.ensure_future(_gone(receive))
+        try:
+            for chunk in _chunks(request, step, text, usage):
+                if gone.done():
+                    self.cancelled += 1
+                    return
+                await send({"type": "http.response.body", "body": b"data: " + chunk + b"\n\n", "more_body": True})
+                if step.gap:
+                    await asyncio.wait([gone], timeout=step.gap)
+            await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
+        finally:
+            gone.cancel()
+
+    async def _file_or_batch(self, scope: Scope, body: bytes, send: Send) -> None:
+        """Files and batches: a batch is answered as soon as it is created, unless a step says `hang` (then after so long)."""
+        parts = scope["path"].removeprefix("/openai/v1/").split("/")
+        match (scope["method"], parts):
+            case ("POST", ["files"]):
+                content = _uploaded(scope, body)
+                name = self._named("file")
+                self._files[name] = content
+                await _answer(send, 200, _file(name, len(content), "batch"))
+            case ("GET", ["files", name]) if name in self._files:
+                await _answer(send, 200, _file(name, len(self._files[name]), "batch"))
+            case ("GET", ["files", name, "content"]) if name in self._files:
+                await _send(send, 200, self._files[name], {})
+            case ("DELETE", ["files", name]) if name in self._files:
+                del self._files[name]
+                await _answer(send, 200, {"id": name, "object": "file", "deleted": True})
+            case ("POST", ["batches"]):
+                await self._batch(json.loads(body), send)
+            case ("GET", ["batches"]):
+                await _answer(
+                    send, 200, {"object": "list", "data": [self._seen(each) for each in self._batches.values()]}
+                )
+            case ("GET", ["batches", name]) if name in self._batches:
+                await _answer(send, 200, self._seen(self._batches[name]))
+            case ("POST", ["batches", name, "cancel"]) if name in self._batches:
+                batch = self._batches[name]
+                batch["status"] = "cancelled"
+                await _answer(send, 200, self._seen(batch))
+            case _:
+                await _answer(send, 404, _not_found())
+
+    async def _batch(self, asked: dict[str, Any], send: Send) -> None:
+        source = self._files.get(str(asked.get("input_file_id")))
+        if source is None or asked.get("endpoint") != "/v1/chat/completions":
+            await _answer(send, 400, _error(Step(status=400)))
+            return
+        step = self.script.popleft() if self.script else _WELL
+        name, now = self._named("batch"), int(time.time())
+        lines = [json.loads(line) for line in source.splitlines() if line.strip()]
+        results = [self._batched(line) for line in lines]
+        output = self._named("file")
+        self._files[output] = b"\n".join(orjson.dumps(result) for result in results) + b"\n"
+        batch: dict[str, Any] = {
+            "id": name,
+            "object": "batch",
+            "endpoint": "/v1/chat/completions",
+            "errors": None,
+            "input_file_id": asked["input_file_id"],
+            "completion_window": asked.get("completion_window", "24h"),
+            "status": "in_progress" if step.hang else "completed",
+            "output_file_id": output,
+            "error_file_id": None,
+            "created_at": now,
+            "expires_at": now + 86_400,
+            "request_counts": {"total": len(lines), "completed": len(lines), "failed": 0},
+            "metadata": asked.get("metadata"),
+            "_ready": time.monotonic() + step.hang,
+        }
+        self._batches[name] = batch
+        await _answer(send, 200, self._seen(batch))
+
+    def _seen(self, batch: dict[str, Any]) -> dict[str, Any]:
+        if batch["status"] == "in_progress" and time.monotonic() >= batch["_ready"]:
+            batch["status"] = "completed"
+        shown = {name: value for name, value in batch.items() if not name.startswith("_")}
+        if shown["status"] != "completed":
+            shown["output_file_id"] = None
+        return shown
+
+    def _batched(self, line: dict[str, Any]) -> dict[str, Any]:
+        request = line["body"]
+        text = self.responder(request)
+        prompt_tokens = sum(len(str(message.get("content") or "")) for message in request["messages"]) // 4 + 1
+        usage = _usage(prompt_tokens, len(text) // 4 + 1, 0)
+        self.saw.prompt_tokens += prompt_tokens
+        self.saw.completion_tokens += usage["completion_tokens"]
+        return {
+            "id": self._named("batch_req"),
+            "custom_id": line["custom_id"],
+            "response": {
+                "status_code": 200,
+                "request_id": "req_stand_in",
+                "body": _completion(request, _WELL, text, usage),
+            },
+            "error": None,
+        }
+
+    def _named(self, kind: str) -> str:
+        self._number += 1
+        return f"{kind}_stand_in_{self._number}"
 
     @contextlib.asynccontextmanager
     async def serve(self, port: int = 0) -> AsyncIterator[str]:
@@ -283,9 +516,34 @@ def _smallest(node: dict[str, Any], root: dict[str, Any]) -> Any:  # noqa: C901,
     return "2026-01-01T00:00:00Z" if "date-time" in said else "2026-01-01" if "date" in said else "stand-in"
 
 
-def _completion(
-    request: dict[str, Any], step: Step, text: str, prompt_tokens: int, completion_tokens: int
-) -> dict[str, Any]:
+def _usage(prompt_tokens: int, completion_tokens: int, cached: int) -> dict[str, Any]:
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_time": 0.001,
+        "completion_time": 0.001,
+        "total_time": 0.002,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+
+
+def _tool_call(request: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The first tool that was offered, called with the smallest arguments; None when none was, or a tool has answered."""
+    tools = request.get("tools")
+    if not tools or request.get("tool_choice") == "none" or request["messages"][-1].get("role") == "tool":
+        return None
+    tool = tools[0]["function"]
+    parameters = tool.get("parameters") or {}
+    arguments = json.dumps(_smallest(parameters, parameters))
+    return [{"id": "call_stand_in", "type": "function", "function": {"name": tool["name"], "arguments": arguments}}]
+
+
+def _completion(request: dict[str, Any], step: Step, text: str, usage: dict[str, Any]) -> dict[str, Any]:
+    calls = _tool_call(request)
+    message: dict[str, Any] = {"role": "assistant", "content": None if calls else text}
+    if calls:
+        message["tool_calls"] = calls
     return {
         "id": "chatcmpl-stand-in",
         "object": "chat.completion",
@@ -294,21 +552,84 @@ def _completion(
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": text},
+                "message": message,
                 "logprobs": None,
-                "finish_reason": step.finish_reason,
+                "finish_reason": "tool_calls" if calls else step.finish_reason,
             }
         ],
-        "usage": {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": completion_tokens,
-            "total_tokens": prompt_tokens + completion_tokens,
-            "prompt_time": 0.001,
-            "completion_time": 0.001,
-            "total_time": 0.002,
-        },
+        "usage": usage,
+        "system_fingerprint": "fp_stand_in",
         "x_groq": {"id": "req_stand_in"},
     }
+
+
+def _chunks(request: dict[str, Any], step: Step, text: str, usage: dict[str, Any]) -> Iterator[bytes]:
+    """A stream's chunks: the role, the text in pieces (or the tool's call), the end, and the usage if it was asked for."""
+    base = {
+        "id": "chatcmpl-stand-in",
+        "object": "chat.completion.chunk",
+        "created": int(time.time()),
+        "model": request["model"],
+        "system_fingerprint": "fp_stand_in",
+    }
+
+    def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        return orjson.dumps({**base, "choices": [choice], **more})
+
+    yield chunk({"role": "assistant", "content": ""}, x_groq={"id": "req_stand_in"})
+    calls = _tool_call(request)
+    if calls:
+        yield chunk({"tool_calls": [{"index": 0, **calls[0]}]})
+    else:
+        size = max(1, len(text) // 8)
+        for start in range(0, len(text), size):
+            yield chunk({"content": text[start : start + size]})
+    # Groq sends the usage with the last chunk, besides the one that `stream_options` asks for.
+    yield chunk({}, "tool_calls" if calls else step.finish_reason, x_groq={"id": "req_stand_in", "usage": usage})
+    if (request.get("stream_options") or {}).get("include_usage"):
+        yield orjson.dumps({**base, "choices": [], "usage": usage})
+
+
+def _rate_headers(kind: str, window: _Window, now: float) -> dict[str, str]:
+    left = max(0, window.room(now))
+    reset = window.seconds * window.used / window.limit
+    return {
+        f"x-ratelimit-limit-{kind}": str(window.limit),
+        f"x-ratelimit-remaining-{kind}": str(left),
+        f"x-ratelimit-reset-{kind}": f"{reset:.2f}s",
+    }
+
+
+def _file(name: str, size: int, purpose: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "file",
+        "bytes": size,
+        "created_at": int(time.time()),
+        "filename": f"{name}.jsonl",
+        "purpose": purpose,
+    }
+
+
+def _uploaded(scope: Scope, body: bytes) -> bytes:
+    """The `file` part of multipart/form-data."""
+    kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+    boundary = b"--" + kind.partition(b"boundary=")[2].strip(b'"')
+    for part in body.split(boundary):
+        head, _, content = part.partition(b"\r\n\r\n")
+        if b'name="file"' in head:
+            return content.removesuffix(b"\r\n")
+    return b""
+
+
+def _not_found() -> dict[str, Any]:
+    return {"error": {"message": "Unknown request URL", "type": "invalid_request_error", "code": "unknown_url"}}
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _error(step: Step) -> dict[str, Any]:
@@ -352,11 +673,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
     parser.add_argument("--requests-per-minute", type=int)
     parser.add_argument("--tokens-per-minute", type=int)
+    parser.add_argument("--requests-per-day", type=int)
+    parser.add_argument("--window", type=float, default=60.0, help="seconds of the limits' minute (sliding)")
+    parser.add_argument("--forget-bodies", action="store_true", help="keep counts alone: for measuring")
     given = parser.parse_args(arguments)
     stand_in = GroqStandIn(
-        latency=given.latency, requests_per_minute=given.requests_per_minute, tokens_per_minute=given.tokens_per_minute
+        latency=given.latency,
+        requests_per_minute=given.requests_per_minute,
+        tokens_per_minute=given.tokens_per_minute,
+        requests_per_day=given.requests_per_day,
+        window=given.window,
+        remember=not given.forget_bodies,
     )
-    uvicorn.run(stand_in, host="127.0.0.1", port=given.port, log_level="warning", lifespan="off")
+    print(f"Groq's stand-in: GROQ_BASE_URL=http://127.0.0.1:{given.port} (no model, smallest answers)", flush=True)  # noqa: T201 -- a command
+    uvicorn.run(stand_in, host="127.0.0.1", port=given.port, log_level="warning", lifespan="off", access_log=False)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,65 @@
--- One question after it was asked, or after it was given up.
+-- One question after it was asked, or after it was given up: what was reserved becomes what it was; its answer is kept, and
+-- told to the replicas that wait for it.
 --
--- KEYS  1 bucket  2 quota  3 reservations
--- ARGV  1 reservation  2 user  3 day of the reservation  4 answered (1/0)  5 tokens taken above what was expected
---       6 tokens a minute
+-- ARGV  1 replica  2 id  3 tenant  4 user  5 day  6 month  7 tokens reserved  8 nanodollars reserved  9 how it ended: answered,
+--       failed (sent, no answer: the request stays in the window, and comes back to the quotas), unsent
+--       10 tokens  11 nanodollars  12 slot (-1: still in the line, -2: granted without Redis)  13 tokens expected  14 tokens for the window
+--       15 line  16 provider key  17 window, ms  18 burst  19 line's requests  20 line's tokens  21 22 provider key's
+--       23 cache entry  24 sealed answer ('': none)  25 its life, s  26 flight  27 what waiting replicas are told
+--       28 29 tenant's requests and tokens a window
 -- Returns the generation that the question is counted in; '' when none (Redis lost its state, and nobody rebuilt it).
-local user = ARGV[2]
-local held = redis.call('ZREM', KEYS[3], ARGV[1] .. ':' .. user)
-local quota = redis.call('HMGET', KEYS[2], 'generation', 'day')
-local today = quota[1] and quota[2] == ARGV[3]
-
--- Answered, but its reservation is gone (expired, or lost with Redis): count it again. Given up: it comes back.
-local change = 0
-if ARGV[4] == '1' and held == 0 then change = 1 end
-if ARGV[4] == '0' and held == 1 then change = -1 end
-if today and change ~= 0 then
-  redis.call('HINCRBY', KEYS[2], 'n', change)
-  if user ~= '' then redis.call('HINCRBY', KEYS[2], 'u:' .. user, change) end
+local tenant, user, ended = ARGV[3], ARGV[4], ARGV[9]
+local quota, users = P .. 'q:' .. tenant, P .. 'qu:' .. tenant
+local generation = ''
+if ARGV[5] ~= '' then
+  local member = ARGV[2] .. '|' .. user .. '|' .. ARGV[7] .. '|' .. ARGV[8] .. '|' .. ARGV[5] .. '|' .. ARGV[6]
+  local held = redis.call('ZREM', P .. 'qr:' .. tenant, member) == 1
+  local q = redis.call('HMGET', quota, 'g', 'd', 'm')
+  generation = q[1] or ''
+  if q[1] then
+    local real = ended == 'answered' and {1, tonumber(ARGV[10]), tonumber(ARGV[11])} or {0, 0, 0}
+    -- Its reservation is gone (expired, or lost with Redis): then it is counted whole.
+    local was = held and {1, tonumber(ARGV[7]), tonumber(ARGV[8])} or {0, 0, 0}
+    for i, what in ipairs({'n', 't', 'c'}) do
+      local change = real[i] - was[i]
+      if change ~= 0 then
+        if q[2] == ARGV[5] then
+          redis.call('HINCRBY', quota, 'd' .. what, change)
+          if user ~= '' then redis.call('HINCRBY', users, user .. ':' .. what, change) end
+        end
+        if q[3] == ARGV[6] then redis.call('HINCRBY', quota, 'm' .. what, change) end
+      end
+    end
+  end
 end
 
-local tokens = redis.call('HGET', KEYS[1], 'tokens')
-if tokens and ARGV[5] ~= '0' then
-  redis.call('HSET', KEYS[1], 'tokens', math.min(tonumber(ARGV[6]), tonumber(tokens) - tonumber(ARGV[5])))
+local slot, change = tonumber(ARGV[12]), tonumber(ARGV[14]) - tonumber(ARGV[13])
+local unsent = ended == 'unsent' and -1 or 0
+if slot == -1 then
+  redis.call('HDEL', root_of(ARGV[15]) .. ':wait', ARGV[2])
+elseif (slot == -2 and unsent == 0) or (slot >= 0 and (unsent ~= 0 or change ~= 0)) then
+  local ms, burst = tonumber(ARGV[17]), tonumber(ARGV[18])
+  local windows = {
+    window(ARGV[15], tonumber(ARGV[19]), tonumber(ARGV[20]), 0, 0, ms, burst),
+    window('t:' .. tenant, tonumber(ARGV[28]), tonumber(ARGV[29]), 0, 0, ms, TENANT_BURST),
+  }
+  if ARGV[21] ~= '0' or ARGV[22] ~= '0' then
+    windows[3] = window('k:' .. ARGV[16], tonumber(ARGV[21]), tonumber(ARGV[22]), 0, 0, ms, burst)
+  end
+  for _, w in ipairs(windows) do
+    if slot == -2 then take(w, 1, tonumber(ARGV[14])) else correct(w, slot, unsent, change) end
+  end
 end
-return quota[1] or ''
+
+if ARGV[24] ~= '' and ARGV[25] ~= '0' then redis.call('SET', P .. 'a:' .. ARGV[23], ARGV[24], 'EX', ARGV[25]) end
+if ARGV[26] ~= '' then
+  local flight = P .. 'f:' .. ARGV[26]
+  if redis.call('GET', flight) == ARGV[2] then
+    redis.call('DEL', flight)
+    for _, who in ipairs(redis.call('SMEMBERS', flight .. ':who')) do
+      redis.call('PUBLISH', P .. 'replica:' .. who, 'F ' .. ARGV[26] .. ' ' .. ARGV[27])
+    end
+    redis.call('DEL', flight .. ':who')
+  end
+end
+return generation

@@ -19,6 +19,7 @@ from groq import AsyncGroq, DefaultAioHttpClient
 from infra.settings import Settings, SettingsError
 from llm_gateway.models import advice, facts_of
 from llm_gateway.providers.provider import Completed, Completion, Headroom, Provider, ProviderFailure, QuestionRefused
+from llm_gateway.question import fingerprint
 
 _CONNECT_SECONDS = 5.0
 _CONNECTIONS = 100
@@ -34,6 +35,7 @@ class GroqProvider:
     name = "groq"
 
     def __init__(self, api_key: str, base_url: str | None) -> None:
+        self.key = fingerprint(api_key)
         # The package adds /openai/v1 itself; people copy the address with it.
         root = base_url.rstrip("/").removesuffix("/openai/v1") if base_url else None
         self._client = AsyncGroq(
@@ -107,6 +109,8 @@ def headroom(headers: Mapping[str, str]) -> Headroom:
         tokens=_whole(headers.get("x-ratelimit-remaining-tokens")),
         requests_reset=seconds(headers.get("x-ratelimit-reset-requests")),
         tokens_reset=seconds(headers.get("x-ratelimit-reset-tokens")),
+        requests_limit=_whole(headers.get("x-ratelimit-limit-requests")),
+        tokens_limit=_whole(headers.get("x-ratelimit-limit-tokens")),
     )
 
 

@@ -17,6 +17,7 @@ class OfflineProvider:
     """See `Provider`. Never waits."""
 
     name = "offline"
+    key = ""
 
     async def complete(self, request: Completion) -> Completed:
         """What the rules say; a question that brings none is refused."""

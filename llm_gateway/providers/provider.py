@@ -53,6 +53,10 @@ class Headroom:
     """Seconds until the requests are all back (Groq: of the day)."""
     tokens_reset: float | None = None
     """Seconds until the tokens are all back (Groq: of the minute)."""
+    requests_limit: int | None = None
+    """The whole (Groq: of the day)."""
+    tokens_limit: int | None = None
+    """The whole (Groq: of the minute)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,8 @@ class Provider(Protocol):
 
     name: str
     """Also the provider's id in the price list."""
+    key: str
+    """Fingerprint of its key (`llm_gateway.question.fingerprint`), '' without one: limits are kept by it."""
 
     async def complete(self, request: Completion) -> Completed:
         """Ask once. Waits at most `request.timeout`, raises ProviderFailure and QuestionRefused, nothing else; each call

@@ -70,7 +70,8 @@ def within(time: Time, seconds: float = 30.0) -> float:
 
 async def test_what_may_pass_is_tried_again_with_growing_jittered_pauses(attempts: Attempts, time: Time):
     provider = Scripted(failure("SERVER_ERROR"), failure("CONNECTION"), failure("TIMEOUT"))
-    assert (await attempts.complete(provider, make, "m", within(time))).text == "{}"
+    completed, attempt = await attempts.complete(provider, make, "m", within(time))
+    assert (completed.text, attempt) == ("{}", 4)
     assert provider.asked == 4
     assert len(time.slept) == 3
     assert all(low <= slept <= 2 * low for slept, low in zip(time.slept, (0.125, 0.25, 0.5), strict=True))

@@ -87,20 +87,15 @@ ENTRY = Entry('{"score":1}', "m", "groq")
 
 
 def test_an_entry_opens_for_its_record_and_question_alone():
-    _, key, sealed, _, ttl = cache.keep(CALLER, digest(), ENTRY, 60)
-    assert key == cache.entry_key("acme", digest())
-    assert ttl == 60
-    assert cache.opened(CALLER, digest(), sealed) == ENTRY
-    assert cache.opened(replace(CALLER, key=data_key()), digest(), sealed) is None
-    assert cache.opened(CALLER, digest(model="n"), sealed) is None, (
-        "an entry that was moved to another name must not open"
-    )
-    assert cache.opened(CALLER, digest(), sealed[:-1]) is None
+    kept = cache.sealed(KEY, digest(), ENTRY)
+    assert cache.opened(KEY, digest(), kept) == ENTRY
+    assert cache.opened(data_key(), digest(), kept) is None
+    assert cache.opened(KEY, digest(model="n"), kept) is None, "an entry that was moved to another name must not open"
+    assert cache.opened(KEY, digest(), kept[:-1]) is None
 
 
 def test_nothing_of_the_answer_is_readable_at_rest():
-    command = cache.keep(CALLER, digest(), Entry('{"why":"Ada Lovelace"}', "m", "groq"), 60)
-    assert b"Lovelace" not in b"".join(part if isinstance(part, bytes) else str(part).encode() for part in command)
+    assert b"Lovelace" not in cache.sealed(KEY, digest(), Entry('{"why":"Ada Lovelace"}', "m", "groq"))
 
 
 def test_shape_changes_with_the_type():

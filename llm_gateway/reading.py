@@ -1,0 +1,116 @@
+"""What the gateway's state in Redis says, for people: taken quotas, lines, kept answers, open circuits.
+
+Law: reads, and forgets answers when told; decides nothing. Values are what they were a moment ago.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from redis.asyncio import Redis
+
+from llm_gateway.core import P
+from llm_gateway.policy import Policies
+from llm_gateway.question import NANO, Line
+
+_AT_ONCE = 1_000
+
+
+async def taken_by(redis: Redis, policies: Policies, tenant: str) -> dict[str, Any]:
+    """A tenant's quotas: what is taken (reservations included), the limit (0: none), when it begins anew."""
+    policy = policies.of(tenant)
+    found = await _hash(redis, f"{P}q:{tenant}")
+    now = datetime.now(UTC)
+    tomorrow = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    first = (now.replace(day=1) + timedelta(days=32)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    today = str((now.date() - datetime(1970, 1, 1, tzinfo=UTC).date()).days)
+    month = str(now.year * 12 + now.month - 1)
+    quotas = {}
+    for scope, letter, amounts, resets, current in (
+        ("day", "d", policy.day, tomorrow, found.get("d") == today),
+        ("month", "m", policy.month, first, found.get("m") == month),
+    ):
+        for what, part, limit in (
+            ("requests", "n", amounts.requests),
+            ("tokens", "t", amounts.tokens),
+            ("dollars", "c", amounts.dollars),
+        ):
+            taken = int(found.get(letter + part, 0)) if current else 0
+            value: float = taken / NANO if what == "dollars" else taken
+            quotas[f"{what} per {scope}"] = {
+                "taken": value,
+                "limit": limit,
+                "warning": bool(limit) and value >= limit * policies.soft,
+                "resets_at": resets.isoformat(timespec="seconds"),
+            }
+    return {"tenant": tenant, "weight": policy.weight, "quotas": quotas}
+
+
+async def lines_of(redis: Redis, policies: Policies) -> list[dict[str, Any]]:
+    """Every line to a provider: this minute's requests and tokens, the day's requests, who waits."""
+    lines = []
+    async for raw in redis.scan_iter(match=f"{P}w:*", count=_AT_ONCE):
+        name = raw.decode().removeprefix(f"{P}w:")
+        if name.startswith(("t:", "k:")) or name.endswith(":s") or name.count(":") < 2:
+            continue
+        provider, key, model = name.split(":", 2)
+        limits, found = policies.line(Line(provider, model, key)), await _hash(redis, f"{P}w:{name}")
+        # What slid out is taken off by the next question; a line that nobody asked for a minute is empty.
+        stale = int(float(found.get("at", 0))) * policies.window_ms / 200 < time.time() * 1000 - policies.window_ms
+        lines.append(
+            {
+                "line": name,
+                "requests": 0 if stale else int(float(found.get("r", 0))),
+                "requests_limit": limits.requests,
+                "tokens": 0 if stale else int(float(found.get("t", 0))),
+                "tokens_limit": limits.tokens or int(found.get("tpm", 0)),
+                "day_requests": int(float(found.get("dr", 0))),
+                "day_requests_limit": limits.requests_per_day or int(found.get("rpd", 0)),
+                "waiting": int(await redis.hlen(f"{P}line:{name}:wait")),
+                "quiet_s": max(0.0, float(found.get("quiet", 0)) / 1000 - time.time()),
+            }
+        )
+    return sorted(lines, key=lambda line: str(line["line"]))
+
+
+async def cached_by(redis: Redis) -> dict[str, int]:
+    """Kept answers by tenant; looks at every key."""
+    found: dict[str, int] = {}
+    async for raw in redis.scan_iter(match=f"{P}a:*", count=_AT_ONCE):
+        tenant = raw.decode().removeprefix(f"{P}a:{{").rpartition("}:")[0]
+        found[tenant] = found.get(tenant, 0) + 1
+    return found
+
+
+async def forget(redis: Redis, tenant: str) -> int:
+    """Remove a tenant's answers; how many there were."""
+    escaped = "".join(f"[{letter}]" if letter in "*?[]^\\" else letter for letter in tenant)
+    removed, keys = 0, []
+    async for raw in redis.scan_iter(match=f"{P}a:{{{escaped}}}:*", count=_AT_ONCE):
+        keys.append(raw)
+        if len(keys) == _AT_ONCE:
+            removed += int(await redis.unlink(*keys))
+            keys = []
+    return removed + (int(await redis.unlink(*keys)) if keys else 0)
+
+
+async def circuits(redis: Redis) -> dict[str, dict[str, Any]]:
+    """Circuits that are not at rest, by `provider:model`."""
+    found = {}
+    async for raw in redis.scan_iter(match=f"{P}b:*", count=_AT_ONCE):
+        state = await _hash(redis, raw.decode())
+        until = float(state.get("until", 0)) / 1000
+        circuit = "closed" if not until else "open" if until > time.time() else "half_open"
+        found[raw.decode().removeprefix(f"{P}b:")] = {
+            "failures": int(state.get("run", 0)),
+            "circuit": circuit,
+            "why": state.get("why", ""),
+        }
+    return found
+
+
+async def _hash(redis: Redis, key: str) -> dict[str, str]:
+    raw: dict[Any, Any] = await redis.hgetall(key)
+    return {name.decode(): value.decode() for name, value in raw.items()}

@@ -1,0 +1,115 @@
+"""`hookline gateway` on a real Valkey and a real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from datetime import UTC, datetime
+
+import pytest
+import sqlalchemy as sa
+from typer.testing import CliRunner
+
+from console.main import app
+from infra.accounts import Registry
+from infra.database.engine import build_engine
+from infra.keyring import DataKey, Keyring
+from infra.redis import build_redis
+from infra.settings import Settings
+from llm_gateway import cache
+from llm_gateway.accounting import Ledger
+from llm_gateway.core import Core
+from llm_gateway.policy import Policies
+from llm_gateway.question import Grant, Line, Question, Usage
+
+pytestmark = pytest.mark.connected
+
+
+async def _asked(settings: Settings, tenant: str) -> None:
+    """A tenant that asked twice, the second time beyond its soft limit."""
+    assert settings.master_keys is not None
+    redis, engine = build_redis(settings), build_engine(settings)
+    await Registry(engine, Keyring(engine, settings.master_keys)).add_tenant(tenant, "Acme")
+    ledger, policies = Ledger(engine), Policies(settings, engine)
+    core = Core(settings, redis, policies, ledger.counted)
+    key = DataKey(id=secrets.token_hex(16), tenant=tenant, scope="record", name="r", material=secrets.token_bytes(32))
+    for number in range(2):
+        digest = cache.named(key, b"%d" % number)
+        question = Question(
+            tenant, "42", "lead_intel", Line("groq", "openai/gpt-oss-20b", "k"), 10, 10, 1_000, digest=digest, key=key, ttl=60
+        )  # fmt: skip
+        held = await core.enter(question, asyncio.get_running_loop().time() + 5)
+        assert isinstance(held, Grant)
+        usage = Usage("openai/gpt-oss-20b", 700, 30, 500, 0.25, 0.05, 1.5, 2, 3, 0.125)
+        ledger.call(question, usage, day=held.day)
+        core.settle(held, usage, sealed=cache.sealed(key, digest, cache.Entry("{}", "m", "groq", 0.25)))
+    ledger.hit(question, "openai/gpt-oss-20b", 0.25)
+    await core.drained()
+    await ledger.flush()
+    await core.close()
+    await redis.aclose()
+    await engine.dispose()
+
+
+def test_the_console_shows_what_was_asked_what_is_left_and_what_is_kept(
+    settings: Settings, tenant: str, monkeypatch: pytest.MonkeyPatch
+):
+    mine = settings.model_copy(update={"model_requests_per_day": 2, "model_dollars_per_month": 100.0})
+    asyncio.run(_asked(mine, tenant))
+    for module in ("console.runtime", "console.gateway.cached", "console.gateway.models"):
+        monkeypatch.setattr(f"{module}.local_settings", lambda: mine)
+    run = CliRunner()
+
+    def said(*arguments: str) -> str:
+        result = run.invoke(app, ["gateway", *arguments])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    [row] = [
+        json.loads(line)
+        for line in said("usage", "--tenant", tenant, "--by", "tenant,user,model,day", "--json").splitlines()
+    ]
+    assert (row["calls"], row["cache_hits"], row["input_tokens"], row["cached_input_tokens"]) == (2, 1, 1_400, 1_000)
+    assert (row["cost_usd"], row["cache_saved_usd"], row["prompt_cache_saved_usd"]) == (0.5, 0.25, 0.1)
+    assert (row["attempts"], row["packed"], row["packed_saved_usd"], row["model_seconds"]) == (4, 6, 0.25, 3.0)
+    assert row["day"] == datetime.now(UTC).date().isoformat()
+    assert "1.50" in said("usage", "--tenant", tenant), "seconds an answer"
+
+    shown = json.loads(said("limits", "show", tenant, "--json"))
+    quotas = shown["tenant"]["quotas"]
+    assert (quotas["requests per day"]["taken"], quotas["requests per day"]["warning"]) == (2, True)
+    assert (quotas["dollars per month"]["taken"], quotas["dollars per month"]["warning"]) == (0.5, False)
+    assert quotas["tokens per day"]["taken"] == 1_460, "a hit counts no tokens"
+    assert any(line["line"] == "groq:k:openai/gpt-oss-20b" for line in shown["lines"])
+    said("limits", "show", tenant)
+
+    said("limits", "set", tenant, '{"day": {"requests": 9}, "weight": 2}')
+    shown = json.loads(said("limits", "show", tenant, "--json"))["tenant"]
+    assert (shown["weight"], shown["quotas"]["requests per day"]["limit"]) == (2.0, 9)
+    assert isinstance(run.invoke(app, ["gateway", "limits", "set", tenant, '{"nonsense": 1}']).exception, Exception)
+
+    assert json.loads(said("cache", "show", "--json"))[tenant] == 2
+    assert "2 answers forgotten" in said("cache", "forget", tenant)
+    assert tenant not in json.loads(said("cache", "show", "--json"))
+
+    models = {row["model"]: row for row in map(json.loads, said("models", "--json").splitlines())}
+    assert models["openai/gpt-oss-20b"]["usd_per_million"]["input"] > 0
+    assert models["openai/gpt-oss-20b"]["circuit"] == "closed"
+    said("models")
+
+
+async def test_the_months_amounts_are_rebuilt_from_postgres(settings: Settings, tenant: str):
+    engine = build_engine(settings)
+    async with engine.begin() as connection:
+        await connection.execute(
+            sa.text(
+                'insert into llm_usage (day, tenant, "user", analysis, model, prompt_version, calls, input_tokens, output_tokens, cost_usd) '
+                "values (date_trunc('month', timezone('utc', now()))::date, :t, '42', 'a', 'm', '1', 3, 100, 20, 0.5)"
+            ),
+            {"t": tenant},
+        )
+    counted = await Ledger(engine).counted(tenant)
+    await engine.dispose()
+    assert counted.month == (3, 120, 500_000_000)
+    assert counted.users == ({"42": counted.month} if counted.day.day == 1 else {})

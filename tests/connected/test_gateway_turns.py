@@ -1,0 +1,272 @@
+"""Limits in Redis: whose turn it is, when, and what a window may hold."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from infra.redis import build_redis
+from infra.settings import ModelLimits, Settings
+from llm_gateway.core import Core, Counted
+from llm_gateway.policy import Amounts, Exceptions, Policies
+from llm_gateway.prompt import Lane, ModelUnavailable, QuotaSpent, RateLimited
+from llm_gateway.providers.provider import Headroom
+from llm_gateway.question import Grant, Line, Question, Usage
+
+pytestmark = pytest.mark.connected
+
+Opener = Callable[..., Any]
+
+
+async def nothing(_tenant: str) -> Counted:
+    return Counted(datetime.now(UTC).date(), {}, (0, 0, 0))
+
+
+@pytest.fixture
+async def opened(redis_url: str) -> AsyncIterator[Opener]:
+    """Cores, each as a replica has one; they share nothing but Redis."""
+    closing: list[tuple[Core, Any]] = []
+
+    async def open_(limits: ModelLimits | None = None, **changes: Any) -> Core:
+        settings = Settings(
+            redis_url=redis_url, provider_limits={"m": limits} if limits else {}, model_requests_per_minute=10**6,
+            model_tokens_per_minute=10**9, _env_file=None,
+        ).model_copy(update=changes)  # fmt: skip
+        redis = build_redis(settings)
+        core = Core(settings, redis, Policies(settings), nothing)
+        await core.connect()
+        closing.append((core, redis))
+        return core
+
+    yield open_
+    for core, redis in closing:
+        await core.close()
+        await redis.aclose()
+
+
+@pytest.fixture
+def line() -> Line:
+    return Line("scripted", "m", secrets.token_hex(6))
+
+
+def asked(line: Line, tenant: str, lane: Lane = "live", tokens: int = 10, **changes: Any) -> Question:
+    return Question(
+        tenant, changes.pop("user", ""), "x", line, tokens, changes.pop("most_tokens", tokens), lane=lane, **changes
+    )
+
+
+def within(seconds: float) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
+async def test_replicas_share_one_limit_and_never_exceed_it(opened: Opener, line: Line, tenant: str):
+    """INVARIANT: if this fails, limits multiply by replicas."""
+    cores = [await opened(ModelLimits(requests_per_minute=100)) for _ in range(4)]
+    results = await asyncio.gather(
+        *(cores[n % 4].enter(asked(line, tenant, "interactive"), within(0.5)) for n in range(400)),
+        return_exceptions=True,
+    )
+    passed = sum(isinstance(result, Grant) for result in results)
+    assert 20 <= passed <= 100
+    assert {type(result) for result in results} == {Grant, RateLimited}
+
+
+async def test_tokens_are_reserved_before_and_settled_after_for_all_replicas(opened: Opener, line: Line, tenant: str):
+    one, other = [await opened(ModelLimits(tokens_per_minute=10_000)) for _ in range(2)]
+    first = await one.enter(asked(line, tenant, "interactive", 2_000), within(1))
+    assert isinstance(first, Grant)
+    with pytest.raises(RateLimited):
+        await other.enter(asked(line, tenant, "interactive", 1_500), within(0.5))
+    one.settle(first, Usage("m", 100, 100))
+    await one.drained()
+    assert isinstance(await other.enter(asked(line, tenant, "interactive", 1_500), within(0.5)), Grant)
+
+
+async def test_tenants_that_ask_unequally_are_served_equally_wherever_they_ask(opened: Opener, line: Line, tenant: str):
+    """One lives on one replica and asks little, the other floods from both."""
+    one, other = [await opened(ModelLimits(requests_per_minute=100), model_window_seconds=2.0) for _ in range(2)]
+    served: Counter[str] = Counter()
+
+    async def ask(core: Core, who: str) -> None:
+        try:
+            held = await core.enter(asked(line, who), within(4.0))
+        except RateLimited:
+            return
+        assert isinstance(held, Grant)
+        served[who] += 1
+        core.settle(held, Usage("m", 5, 5))
+
+    crowd = [(core, f"{tenant}-loud") for core in (one, other) for _ in range(150)]
+    crowd += [(other, f"{tenant}-quiet") for _ in range(60)]
+    await asyncio.gather(*(ask(core, who) for core, who in crowd))
+    loud, quiet = served[f"{tenant}-loud"], served[f"{tenant}-quiet"]
+    assert quiet >= 0.35 * (loud + quiet), (loud, quiet)
+
+
+async def test_a_person_does_not_wait_behind_a_replay(opened: Opener, line: Line, tenant: str):
+    core = await opened(ModelLimits(requests_per_minute=100), model_window_seconds=2.0)
+    replay = [asyncio.create_task(core.enter(asked(line, f"{tenant}-bulk", "bulk"), within(3.0))) for _ in range(60)]
+    async with asyncio.timeout(2):
+        while core.waiting < 20:  # noqa: ASYNC110 -- nobody is told who waits
+            await asyncio.sleep(0.01)
+    waited = []
+    for _ in range(5):
+        began = within(0)
+        assert isinstance(await core.enter(asked(line, tenant, "interactive"), within(3.0)), Grant)
+        waited.append(within(0) - began)
+    assert sorted(waited)[2] < 0.3, waited
+    await asyncio.gather(*replay, return_exceptions=True)
+
+
+async def test_who_leaves_the_line_holds_nobody_up_and_nothing_back(opened: Opener, line: Line, tenant: str):
+    core = await opened(ModelLimits(requests_per_minute=20), model_window_seconds=2.0, model_requests_per_day=30)
+    tasks = [asyncio.create_task(core.enter(asked(line, tenant), within(20.0))) for _ in range(24)]
+    async with asyncio.timeout(5):
+        while core.waiting < 10:  # noqa: ASYNC110 -- as above
+            await asyncio.sleep(0.01)
+    for task in tasks:
+        if not task.done():
+            task.cancel()
+    ended = await asyncio.gather(*tasks, return_exceptions=True)
+    passed = sum(isinstance(each, Grant) for each in ended)
+    await core.drained()
+    free = Line("scripted", "free", line.key)
+    rest = await asyncio.gather(
+        *(core.enter(asked(free, tenant), within(5.0)) for _ in range(40)), return_exceptions=True
+    )
+    more = sum(isinstance(each, Grant) for each in rest)
+    assert passed + more == 30, "what left gave its part of the day back"
+
+
+async def test_retry_after_quiets_every_replica(opened: Opener, line: Line, tenant: str):
+    """INVARIANT: if this fails, every replica earns its own 429."""
+    one, other = [await opened() for _ in range(2)]
+    one.quiet(line, 1.0)
+    await one.drained()
+    with pytest.raises(RateLimited):
+        await other.enter(asked(line, tenant), within(0.5))
+    began = within(0)
+    assert isinstance(await other.enter(asked(line, tenant), within(10.0)), Grant)
+    assert 0.3 <= within(0) - began < 5
+
+
+async def test_a_wait_of_47_seconds_is_refused_at_once(opened: Opener, line: Line, tenant: str):
+    core = await opened()
+    core.quiet(line, 47.0)
+    began = within(0)
+    with pytest.raises(RateLimited) as raised:
+        await core.enter(asked(line, tenant), within(30.0))
+    assert within(0) - began < 2
+    assert 40 < (raised.value.resets_at - datetime.now(UTC)).total_seconds() < 48
+
+
+async def test_limits_that_nobody_configured_come_from_the_providers_headers(opened: Opener, line: Line, tenant: str):
+    core = await opened()
+    core.told(line, Headroom(requests=990, requests_limit=1_000, tokens=4_000, tokens_limit=6_000))
+    await core.drained()
+    assert isinstance(await core.enter(asked(line, tenant, "interactive", 1_000), within(1)), Grant)
+    with pytest.raises(RateLimited):
+        await core.enter(asked(line, tenant, "interactive", 1_000), within(0.5))
+
+
+async def test_the_providers_day_ends_for_all(opened: Opener, line: Line, tenant: str):
+    core = await opened(ModelLimits(requests_per_day=3))
+    for _ in range(3):
+        assert isinstance(await core.enter(asked(line, tenant), within(1)), Grant)
+    with pytest.raises(RateLimited, match="per day"):
+        await core.enter(asked(line, tenant), within(1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "question", "told"),
+    [
+        ({"model_tokens_per_day": 1_000}, {"most_tokens": 400}, "tokens per day of this tenant"),
+        ({"user_tokens_per_day": 1_000}, {"most_tokens": 400, "user": "u"}, "tokens per day of this user"),
+        ({"model_dollars_per_day": 1.0}, {"most_nano": 400_000_000}, "dollars per day of this tenant"),
+        ({"model_dollars_per_month": 1.0}, {"most_nano": 400_000_000}, "dollars per month of this tenant"),
+        ({"model_tokens_per_month": 1_000}, {"most_tokens": 400}, "tokens per month of this tenant"),
+    ],
+)
+async def test_a_budget_is_reserved_before_it_is_spent(
+    opened: Opener, line: Line, tenant: str, changes: dict[str, Any], question: dict[str, Any], told: str
+):
+    """INVARIANT: if this fails, a budget of $30 spends $99: many ask at once, and none has been settled."""
+    core = await opened(**changes)
+    results = await asyncio.gather(
+        *(core.enter(asked(line, tenant, **question), within(2)) for _ in range(20)), return_exceptions=True
+    )
+    grants = [result for result in results if isinstance(result, Grant)]
+    assert len(grants) == 2
+    spent = next(result for result in results if isinstance(result, QuotaSpent))
+    assert spent.scope == told
+    for grant in grants:
+        core.settle(grant, Usage("m", 10, 10, cost_usd=0.01))
+    await core.drained()
+    assert isinstance(await core.enter(asked(line, tenant, **question), within(2)), Grant), "what was not spent is back"
+
+
+async def test_beyond_the_soft_limit_a_warning_comes_with_the_grant(opened: Opener, line: Line, tenant: str):
+    core = await opened(model_requests_per_day=10, quota_soft_share=0.8)
+    warnings = []
+    for _ in range(10):
+        held = await core.enter(asked(line, tenant), within(1))
+        assert isinstance(held, Grant)
+        warnings.append(held.warnings)
+    assert warnings == [()] * 7 + [("day:requests",)] * 3
+
+
+async def test_one_tenants_exceptions_are_its_own(opened: Opener, line: Line, tenant: str):
+    core = await opened(model_requests_per_day=2)
+    core.policies._tenants[tenant] = core.policies.merged(
+        Exceptions(day=Amounts(requests=5), users={"key:1": Amounts(requests=3)})
+    )
+    core.policies.version += 1
+    for _ in range(3):
+        assert isinstance(await core.enter(asked(line, tenant, user="key:1"), within(1)), Grant)
+    with pytest.raises(QuotaSpent, match="user"):
+        await core.enter(asked(line, tenant, user="key:1"), within(1))
+    for _ in range(2):
+        assert isinstance(await core.enter(asked(line, tenant, user="u"), within(1)), Grant)
+    with pytest.raises(QuotaSpent, match="tenant"):
+        await core.enter(asked(line, tenant, user="u"), within(1))
+
+
+async def test_a_circuit_opens_for_all_replicas_and_one_probes(opened: Opener, line: Line):
+    """INVARIANT: if this fails, each replica asks a dead model for itself."""
+    one, other = [await opened() for _ in range(2)]
+    name = f"{line.key}:m"
+    for core in (one, other, one, other, one):
+        core.breakers.failed(name, "SERVER_ERROR: as scripted")
+        await core.drained()
+    await asyncio.gather(one.drained(), other.drained())
+    for core in (one, other):
+        assert not core.breakers.allows(line.key, "m")
+        assert await core.breakers.wait(name, 1.0) > 0
+        assert "as scripted" in core.breakers.why(name)
+    for core in (one, other):
+        core.breakers.of(name)._until = 0.0  # the pause is over, as this process sees it; Redis decides
+    assert await one.breakers.wait(name, 1.0) > 0
+    one.breakers.succeeded(name)
+    await one.drained()
+    await other.drained()
+    assert other.breakers.allows(line.key, "m")
+    assert await other.breakers.wait(name, 1.0) == 0
+
+
+async def test_nobody_waits_when_redis_was_never_there(line: Line, tenant: str):
+    settings = Settings(redis_url="redis://127.0.0.1:9/0", quotas_without_redis="closed", _env_file=None)
+    redis = build_redis(settings)
+    core = Core(settings, redis, Policies(settings), nothing)
+    began = within(0)
+    with pytest.raises(ModelUnavailable) as raised:
+        await core.enter(asked(line, tenant), within(30))
+    assert raised.value.cause == "REDIS_AWAY"
+    assert within(0) - began < 3
+    await core.close()
+    await redis.aclose()
