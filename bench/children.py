@@ -21,15 +21,20 @@ _NOT_OURS = ("HOOKLINE_", "KAFKA_", "DATABASE_", "REDIS_", "GROQ_", "OTEL_")
 class Child:
     """A Python module in a process of its own. Its output is in `log`, but for the first line where that is waited for."""
 
-    def __init__(self, module: list[str], settings: Mapping[str, str], folder: Path, name: str) -> None:
-        """`settings` are all that it gets: what the caller's environment or a `.env` file says is kept from it."""
+    def __init__(
+        self, module: list[str], settings: Mapping[str, str], folder: Path, name: str, *, path: Path | None = None
+    ) -> None:
+        """`settings` are all that it gets: what the caller's environment or a `.env` file says is kept from it.
+
+        `path`: a folder of packages that go before the installed ones.
+        """
         self.name = name
         self.log = folder / f"{name}.log"
         kept = {key: value for key, value in os.environ.items() if not key.startswith(_NOT_OURS)}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *module],
-                env={**kept, **settings, "PYTHONPATH": str(ROOT)},
+                env={**kept, **settings, "PYTHONPATH": f"{ROOT}{os.pathsep + str(path) if path else ''}"},
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

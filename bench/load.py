@@ -38,6 +38,30 @@ _STAGES = ("appointmentscheduled", "qualifiedtobuy", "presentationscheduled", "d
 _OBJECTS = ("contact", "company", "deal")
 
 
+def edit(chance: random.Random, kind: str) -> dict[str, str]:
+    """Two or three properties, as a person changes them in one go; the number makes each value a new one."""
+    pick, number = chance.choice, chance.randrange(10_000, 99_999)
+    edits = {
+        "contact": {
+            "jobtitle": f"{pick(_TITLES)} {number % 97}",
+            "phone": f"+49 40 {number}{number % 89:02}",
+            "city": pick(_CITIES),
+        },
+        "company": {
+            "description": f"Asked about {pick(_WORDS)} and {pick(_WORDS)}, reference {number}.",
+            "numberofemployees": str(number % 900 + 10),
+            "city": pick(_CITIES),
+        },
+        "deal": {
+            "amount": str(number),
+            "hs_next_step": f"Send the {pick(_WORDS)} plan {number % 97}",
+            "dealstage": pick(_STAGES),
+        },
+    }[kind]
+    names = list(edits)
+    return {name: edits[name] for name in names[: chance.choice((2, 3))]}
+
+
 @dataclass(frozen=True)
 class Round:
     """What one round measured; times in milliseconds."""
@@ -75,36 +99,13 @@ class Load:
             await asyncio.sleep(max(0.0, start + place / self.rate - loop.time()))
             saves.append(
                 asyncio.create_task(
-                    self.sandbox.acall("save", account=account, object=kind, id=one, properties=self._edit(kind))
+                    self.sandbox.acall("save", account=account, object=kind, id=one, properties=edit(self.chance, kind))
                 )
             )
         answers = await asyncio.gather(*saves)
         if not all(answer["changed"] for answer in answers):
             raise BenchError("a save changed nothing: the sandbox refuses the values of this benchmark")
         return await self._settled(account, since, len(chosen), alive)
-
-    def _edit(self, kind: str) -> dict[str, str]:
-        """Two or three properties, as a person changes them in one go; the number makes each value a new one."""
-        pick, number = self.chance.choice, self.chance.randrange(10_000, 99_999)
-        edits = {
-            "contact": {
-                "jobtitle": f"{pick(_TITLES)} {number % 97}",
-                "phone": f"+49 40 {number}{number % 89:02}",
-                "city": pick(_CITIES),
-            },
-            "company": {
-                "description": f"Asked about {pick(_WORDS)} and {pick(_WORDS)}, reference {number}.",
-                "numberofemployees": str(number % 900 + 10),
-                "city": pick(_CITIES),
-            },
-            "deal": {
-                "amount": str(number),
-                "hs_next_step": f"Send the {pick(_WORDS)} plan {number % 97}",
-                "dealstage": pick(_STAGES),
-            },
-        }[kind]
-        names = list(edits)
-        return {name: edits[name] for name in names[: self.chance.choice((2, 3))]}
 
     async def _settled(self, account: str, since: int, saves: int, alive: Callable[[], None]) -> Round:
         journal = Journal(self.sandbox.data)

@@ -30,9 +30,11 @@ from infra.unavailable import Unavailable
 from llm_gateway.prompt import Answer, Caller, InputRefused, ModelUnavailable, OutputInvalid, Prompt, QuotaSpent
 from processors.analyses.analysis import Analysis, Ask, Context, Finding
 from processors.grounding import ground
-from processors.hydrator import OVERTAKEN, fenced
+from processors.grounding.evidence import Evidence
+from processors.hydration import OVERTAKEN, fenced
 from processors.matching import Match
 from processors.ports import Letter, Opens, Publishes, owner_of, write_letters
+from processors.room import Room
 from processors.state import AnalystState, Kept
 from processors.tracing import begin, header
 from processors.triggers import stronger
@@ -44,8 +46,9 @@ from schemas.topics import CHANGES, INSIGHTS, RECORDS
 STAGE = "analyst"
 SNAPSHOTS_AT_ONCE = 16
 PURPOSE = "analyst_state.sealed_insight"
-SKIPS_UNCHANGED: frozenset[Reason] = frozenset({"webhook", "backfill", "reconcile"})
-"""Reasons for which an unchanged input means: nothing to say. The others ask for the insight to be sent again."""
+SKIPS_UNCHANGED: frozenset[Reason] = frozenset({"webhook", "backfill", "reconcile", "redrive"})
+"""Reasons for which an unchanged input means: nothing to say. The others ask for the insight to be sent again. A redrive asks for
+what is missing alone: redriven twice, a record's insights are made once."""
 
 _log = log(STAGE)
 T = TypeVar("T", bound=BaseModel)
@@ -75,6 +78,45 @@ class Lookalikes(Protocol):
         ...
 
 
+class Rulebook(Protocol):
+    """Which analyses speak for a tenant, and in which generation; one that was handed out never changes.
+
+    No method blocks or raises; see `processors.replay.promotions`, where what was promoted comes in.
+    """
+
+    def analyses(self, tenant: str) -> Mapping[str, Analysis]:
+        """By name."""
+        ...
+
+    def generation(self, tenant: str, analysis: str) -> int:
+        """Of prompt and model; raised when one is promoted."""
+        ...
+
+    def gateway(self, tenant: str, analysis: str) -> Asks | None:
+        """The door to a model of its own; None: the one that settings name."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AsInstalled:
+    """The rulebook without promotions: what is installed, in the generation that settings name."""
+
+    installed: Mapping[str, Analysis]
+    configured: int
+
+    def analyses(self, tenant: str) -> Mapping[str, Analysis]:  # noqa: ARG002 -- the protocol's signature
+        """See Rulebook."""
+        return self.installed
+
+    def generation(self, tenant: str, analysis: str) -> int:  # noqa: ARG002 -- the protocol's signature
+        """See Rulebook."""
+        return self.configured
+
+    def gateway(self, tenant: str, analysis: str) -> Asks | None:  # noqa: ARG002 -- the protocol's signature
+        """See Rulebook."""
+        return None
+
+
 _Matches = asyncio.Task[Mapping[RecordRef, Sequence[Match]]]
 """Of all records of a batch."""
 
@@ -89,9 +131,13 @@ class _Look:
     news: bool
     """Whether any of them was made because of somebody's edit, not only because a sweep came by."""
     traceparents: list[str]
+    rules: Rulebook = AsInstalled({}, 0)
+    """Pinned, so that what is said under a generation was said by it."""
     states: Mapping[str, Kept] = field(default_factory=dict)
     matches: _Matches | None = None
     key: DataKey | None = None
+    evidence: Evidence | None = None
+    """Of its snapshot, worked out once for all analyses."""
 
     @property
     def snapshot(self) -> RecordSnapshot:
@@ -129,22 +175,25 @@ class Analyst:
         set_aside: SetAsideStore,
         epoch: int,
         generation: int,
+        rulebook: Callable[[], Rulebook] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """`keys` and `fingerprint` are the keyring's; `epoch` is that of `crm.records`."""
+        """`keys` and `fingerprint` are the keyring's; `epoch` is that of `crm.records`. `rulebook()` is asked once a batch;
+        without it `analyses` speak in `generation`.
+        """
         self._codec = codec
         self._publisher = publisher
         self._state = state
         self._keys = keys
         self._fingerprint = fingerprint
         self._gateway = gateway
-        self._analyses = analyses
+        installed = AsInstalled(analyses, generation)
+        self._rulebook: Callable[[], Rulebook] = rulebook or (lambda: installed)
         self._lookalikes = lookalikes
         self._set_aside = set_aside
         self._epoch = epoch
-        self._generation = generation
         self._now = now
-        self._room = asyncio.Semaphore(SNAPSHOTS_AT_ONCE)
+        self._room = Room(SNAPSHOTS_AT_ONCE)
 
     async def handle(self, raws: Sequence[Raw]) -> None:
         """Return when all that these snapshots cause is acknowledged. Raises Unavailable when nobody can go on now."""
@@ -175,7 +224,9 @@ class Analyst:
     async def _prepare(self, looks: Mapping[RecordRef, _Look], matches: _Matches) -> None:
         """All that is known of these records: one round trip each, at the same time."""
         states, keys = await asyncio.gather(self._state.load(looks), self._keys(looks))
+        rules = self._rulebook()
         for ref, look in looks.items():
+            look.rules = rules
             look.states = states.get(ref, {})
             look.matches = matches
             look.key = keys[ref]
@@ -216,7 +267,7 @@ class Analyst:
     def _settled(self, look: _Look) -> _Outcome | None:
         """What needs no analysis: a late redelivery, an overtaken snapshot, a record that is gone. None for all others."""
         last = max(look.states.values(), key=lambda kept: kept.version, default=None)
-        if last is not None and self._version(look) < last.version:
+        if last is not None and (self._epoch, look.received.offset) < last.version[:2]:
             return _Outcome(look)
         # Its read came earlier, its snapshot later: an owner wrote it who did not know that he was none any more. What people
         # see last must be made from the freshest read, so the record is read again.
@@ -232,10 +283,10 @@ class Analyst:
     async def _analyse(self, look: _Look, began: int) -> _Outcome:
         outcome = _Outcome(look)
         wanted: list[tuple[Analysis, bytes]] = []
-        for analysis in self._analyses.values():
+        for analysis in look.rules.analyses(look.snapshot.tenant).values():
             if look.snapshot.object not in analysis.objects or self._is_known(look, analysis.name):
                 continue
-            read = self._input(analysis, look.snapshot)
+            read = self._input(look, analysis)
             kept = look.states.get(analysis.name)
             if kept is None or kept.input != read:
                 wanted.append((analysis, read))
@@ -246,7 +297,7 @@ class Analyst:
             else:
                 wanted.append((analysis, read))
         if wanted:
-            async with self._room:
+            async with self._room.of(look.snapshot.tenant):
                 outcome.span = begin("analyse", look.traceparents, look.snapshot.ref, began)
                 with use_span(outcome.span):
                     await self._run(outcome, wanted)
@@ -288,7 +339,9 @@ class Analyst:
 
     def _insight(self, look: _Look, name: str, finding: Finding, previous: Insight | None) -> Insight:
         snapshot = look.snapshot
-        grounded = ground(finding.payload, snapshot, previous=previous)
+        if look.evidence is None:
+            look.evidence = Evidence(snapshot)
+        grounded = ground(finding.payload, snapshot, previous=previous, evidence=look.evidence)
         dropped = finding.dropped_claims + len(grounded.dropped)
         if dropped:
             metrics.CLAIMS_DROPPED.labels(name).inc(dropped)
@@ -301,7 +354,7 @@ class Analyst:
             id=snapshot.id,
             crm=snapshot.crm,
             analysis=name,
-            version=self._version(look),
+            version=self._version(look, name),
             as_of=snapshot.modified_at,
             analyzed_at=self._now(),
             model=finding.model,
@@ -323,8 +376,10 @@ class Analyst:
             lane="live" if look.reason == "webhook" else "bulk",
         )
 
+        gateway = look.rules.gateway(snapshot.tenant, name) or self._gateway
+
         def ask(prompt: Prompt[T], /) -> Awaitable[Answer[T]]:
-            return self._gateway.ask(prompt, caller)
+            return gateway.ask(prompt, caller)
 
         return ask
 
@@ -362,7 +417,8 @@ class Analyst:
         """Take back what is known to be out, and what may be: a crash may have come between publishing and keeping."""
         outcome = _Outcome(look)
         snapshot = look.snapshot
-        applying = {each.name for each in self._analyses.values() if snapshot.object in each.objects}
+        analyses = look.rules.analyses(snapshot.tenant).values()
+        applying = {each.name for each in analyses if snapshot.object in each.objects}
         for name in sorted(applying | look.states.keys()):
             kept = look.states.get(name)
             already = kept is not None and not kept.input and look.reason in SKIPS_UNCHANGED
@@ -376,7 +432,7 @@ class Analyst:
                 id=snapshot.id,
                 crm=snapshot.crm,
                 analysis=name,
-                version=self._version(look),
+                version=self._version(look, name),
                 as_of=snapshot.modified_at,
                 analyzed_at=self._now(),
                 model="rules",
@@ -387,16 +443,18 @@ class Analyst:
 
     # Versions and what was said before
 
-    def _version(self, look: _Look) -> Version:
-        return Version(self._epoch, look.received.offset, self._generation)
+    def _version(self, look: _Look, name: str) -> Version:
+        return Version(self._epoch, look.received.offset, look.rules.generation(look.snapshot.tenant, name))
 
     def _is_known(self, look: _Look, name: str) -> bool:
         """Whether this snapshot, or a later one, is behind what was published already."""
         kept = look.states.get(name)
-        return kept is not None and kept.version >= self._version(look)
+        return kept is not None and kept.version >= self._version(look, name)
 
-    def _input(self, analysis: Analysis, snapshot: RecordSnapshot) -> bytes:
-        read = [analysis.name, analysis.version, self._generation, analysis.inputs(snapshot)]
+    def _input(self, look: _Look, analysis: Analysis) -> bytes:
+        snapshot = look.snapshot
+        generation = look.rules.generation(snapshot.tenant, analysis.name)
+        read = [analysis.name, analysis.version, generation, analysis.inputs(snapshot)]
         return self._fingerprint(snapshot.tenant, orjson.dumps(read, option=orjson.OPT_SORT_KEYS))
 
     def _open(self, look: _Look, kept: Kept) -> Insight | None:
@@ -414,11 +472,31 @@ class Analyst:
     def _renewed(self, look: _Look, found: Insight) -> Insight:
         """The same insight, as of now: no model is asked."""
         metrics.INSIGHTS.labels(found.analysis, "published").inc()
-        return found.model_copy(update={"version": self._version(look), "as_of": look.snapshot.modified_at})
+        return found.model_copy(
+            update={"version": self._version(look, found.analysis), "as_of": look.snapshot.modified_at}
+        )
 
     # Effects
 
+    async def _unerased(self, outcomes: Sequence[_Outcome]) -> None:
+        """Leave out what was made from a snapshot whose key was destroyed meanwhile: it may speak of somebody who was erased.
+
+        Sealed under the record's next key it could be read for good. The record is read again by whoever destroyed the key.
+        """
+        said = [outcome for outcome in outcomes if outcome.insights]
+        if not said:
+            return
+        keys = await self._keys({outcome.look.snapshot.ref for outcome in said})
+        for outcome in said:
+            look = outcome.look
+            now = keys[look.snapshot.ref].id
+            if look.key is not None and look.key.id == now and look.received.envelope.key_id in {"", now}:
+                continue
+            _log.info("insights_left_out", tenant=look.snapshot.tenant, why="the snapshot's key was destroyed")
+            outcome.insights.clear()
+
     async def _deliver(self, outcomes: Sequence[_Outcome], began: int) -> None:
+        await self._unerased(outcomes)
         insights: list[Insight] = []
         traces: list[str] = []
         kept: dict[tuple[RecordRef, str], Kept] = {}

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from infra.crm.vendors import connect
+from infra.kafka.downstream import Downstream, Reader
+from infra.kafka.pump import DOWNSTREAM
 from infra.kafka.topics import epoch
 from infra.plugins import load
+from infra.privacy.eraser import Eraser
+from infra.privacy.people import People
+from infra.privacy.runner import Runner, TranslatorBacklog
 from infra.role import Parts, Role
 from infra.set_aside import SetAside
 from infra.settings import Settings
-from llm_gateway.gateway import Gateway
 from processors.analyses.analysis import Analysis
-from processors.analyst import Analyst
+from processors.analyst import Analyst, AsInstalled
 from processors.hydrator import Hydrator
 from processors.match_store import MatchStore
+from processors.replay.gateways import Gateways
+from processors.replay.promotions import Promotions
 from processors.set_aside_emitter import Emitter
 from processors.state import PostgresAnalystState, PostgresHydratorState
 from schemas.record import MAX_SNAPSHOT_BYTES
@@ -21,16 +27,18 @@ from schemas.topics import CHANGES, CHANGES_BULK, DEAD_LETTERS, INSIGHTS, RECORD
 HYDRATOR_GROUP = "hookline.hydrator"
 HYDRATOR_BULK_GROUP = "hookline.hydrator.bulk"
 ANALYST_GROUP = "hookline.analyst"
+SINK_GROUP = "hookline.sink.{}"
+"""By the destination's name; `sinks.app` says so, and a test holds the two together."""
 MOST_CHANGES = 200
 """Messages of one call: two batch reads of HubSpot, one of Salesforce."""
 ENVELOPE_BYTES = 4_096
 """What sealing and headers add to a message, and room."""
-MOST_SNAPSHOTS = 100
-"""Messages of one call: a snapshot may weigh 256 KB, and costs a model's time."""
+MOST_SNAPSHOTS = 25
+"""Messages of one call: a snapshot may weigh 256 KB, and what one call does at one go keeps everybody else's waiting."""
 
 
 class HydratorRole(Role):
-    """Two consumer groups, so that an import never stands before live traffic, and the emitter of what was set aside."""
+    """Two consumer groups, so that an import never stands before live traffic, the emitter of what was set aside, and the eraser."""
 
     def __init__(self, settings: Settings, parts: Parts | None = None) -> None:
         super().__init__(
@@ -55,10 +63,11 @@ class HydratorRole(Role):
             # A broker that takes less than our cap still takes every snapshot.
             max_snapshot_bytes=min(MAX_SNAPSHOT_BYTES, self.settings.kafka_max_message_bytes - ENVELOPE_BYTES),
             disconnect=registry.disconnect,
+            people=People(self.parts.engine, self.parts.keyring),
         )
         window = self.settings.coalesce_window_seconds
         self.pump([CHANGES], HYDRATOR_GROUP, hydrator.on(CHANGES), max_batch=MOST_CHANGES, cooldown=window)
-        self.pump(
+        bulk = self.pump(
             [CHANGES_BULK],
             HYDRATOR_BULK_GROUP,
             hydrator.on(CHANGES_BULK),
@@ -66,7 +75,28 @@ class HydratorRole(Role):
             cooldown=window,
             concurrency=2,
         )
+        readers = [
+            Reader(ANALYST_GROUP, RECORDS.name, vital=True),
+            *(Reader(SINK_GROUP.format(name), INSIGHTS.name) for name in self.settings.destinations),
+        ]
+        downstream = Downstream(
+            self.settings,
+            readers,
+            pause=lambda: bulk.pause(DOWNSTREAM),
+            resume=lambda: bulk.resume(DOWNSTREAM),
+        )
+        self.background(downstream.run, "downstream")
         self.background(Emitter(set_aside, self.publisher).run, "set-aside")
+        eraser = Eraser(
+            self.parts.engine,
+            self.parts.keyring,
+            self.publisher,
+            accounts=self.parts.directory,
+            clients=clients,
+            backlog=TranslatorBacklog(self.settings),
+            settle_seconds=self.settings.privacy_settle_seconds,
+        )
+        self.background(Runner(eraser).run, "privacy")
 
 
 class AnalystRole(Role):
@@ -77,23 +107,27 @@ class AnalystRole(Role):
 
     async def setup(self) -> None:
         """Wire."""
-        gateway = Gateway(self.settings, self.parts.redis, self.parts.engine)
-        await gateway.start()
-        self.closing(gateway.stop)
+        gateways = Gateways(self.settings, self.parts.redis, self.parts.engine)
+        self.closing(gateways.stop)
         keyring = self.parts.keyring
+        installed = load("processors.analyses", Analysis, self.settings.analyses)  # type: ignore[type-abstract]  # the protocol is only asked for its members
+        promotions = Promotions(self.parts.engine, AsInstalled(installed, self.settings.generation), gateways)
+        await promotions.refresh()
         analyst = Analyst(
             codec=self.codec,
             publisher=self.publisher,
             state=PostgresAnalystState(self.parts.engine),
             keys=keyring.for_records,
             fingerprint=keyring.fingerprint,
-            gateway=gateway,
-            analyses=load("processors.analyses", Analysis, self.settings.analyses),  # type: ignore[type-abstract]  # the protocol is only asked for its members
+            gateway=await gateways.open(),
+            analyses=installed,
+            rulebook=promotions.current,
             lookalikes=MatchStore(self.parts.engine, keyring),
             set_aside=SetAside(self.parts.engine),
             epoch=await epoch(self.parts.engine, RECORDS),
             generation=self.settings.generation,
         )
+        self.background(promotions.run, "promotions")
         self.pump([RECORDS], ANALYST_GROUP, analyst.handle, max_batch=MOST_SNAPSHOTS)
 
 

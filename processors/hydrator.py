@@ -16,21 +16,35 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import orjson
-from opentelemetry.trace import Span
 
 from infra import metrics
 from infra.accounts import JUST_CONNECTED_SECONDS, Account
 from infra.crm.client import AccountUnavailable, CrmClient, CrmUnavailable, Gone, Read, Refused
 from infra.kafka.raw import Raw
+from infra.privacy.calling import PEOPLE
+from infra.privacy.people import People
 from infra.set_aside import Aside, SetAsideStore
 from infra.telemetry import log
 from infra.unavailable import Unavailable
 from processors import snapshots
+from processors.hydration import (
+    ACTIVITIES,
+    LAG_ENDS_AFTER,
+    OVERTAKEN,
+    STAGE,
+    Batch,
+    Publication,
+    by_account_and_object,
+    fenced,
+    fresh,
+    is_late,
+    parents_of,
+    to_millis,
+)
 from processors.ports import Accounts, Letter, Opens, Publishes, owner_of, write_letters
 from processors.snapshots import SnapshotTooLargeError
 from processors.state import HydratorState, Published, Standing
@@ -41,22 +55,14 @@ from schemas.dead_letter import Cause
 from schemas.record import MAX_SNAPSHOT_BYTES, Reason, RecordRef, RecordSnapshot
 from schemas.topics import CHANGES, RECORDS, Topic
 
-STAGE = "hydrator"
-ACTIVITIES = frozenset({"note", "email"})
-"""Objects that are read with the record they hang on."""
-
 READ_LAGGED = "READ_LAGGED"
 """Aside: the CRM's answer is older than what it told us; read again shortly."""
-OVERTAKEN = "OVERTAKEN"
-"""Another member has published a later read meanwhile: the record is read once more."""
 DELETION_UNSEEN = "DELETION_UNSEEN"
 """Aside: the CRM announced a deletion and still answers; read again shortly."""
 CREATION_UNSEEN = "CREATION_UNSEEN"
 """Aside: the CRM announced a creation and does not know the record yet; read again shortly."""
 CLOCK_TOLERANCE = timedelta(seconds=2)
 """An event's time and its record's last-modified time come from two clocks of the CRM."""
-LAG_ENDS_AFTER = timedelta(seconds=60)
-"""From then on an answer that contradicts an event is the truth: restored, moved back, or never there."""
 LAG_SECONDS = 2.0
 READS_AT_ONCE = 16
 OTHERS_HEARD_SECONDS = 30.0
@@ -66,34 +72,6 @@ _NO_NEWS_THEMSELVES: frozenset[Reason] = frozenset({"webhook", "backfill", "reco
 
 _log = log(STAGE)
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class _Publication:
-    snapshot: RecordSnapshot
-    standing: Standing
-    trigger: Trigger
-    span: Span
-
-
-@dataclass(slots=True)
-class _Batch:
-    """What one batch is about to cause."""
-
-    clock: datetime
-    standings: Mapping[RecordRef, Standing]
-    publications: list[_Publication] = field(default_factory=list)
-    asides: list[Aside] = field(default_factory=list)
-    letters: list[Letter] = field(default_factory=list)
-    spans: list[Span] = field(default_factory=list)
-    began_ns: int = field(default_factory=time.time_ns)
-
-    def dead(self, trigger: Trigger, cause: Cause, detail: str) -> None:
-        self.letters.append(Letter(trigger.newest.raw, cause, detail, trigger.ref.tenant, trigger.ref))
-
-    def aside(self, trigger: Trigger, cause: str, retry_after: float | None = None) -> None:
-        self.asides.append(Aside(trigger.ref, STAGE, cause, retry_after))
-        metrics.SET_ASIDE.labels(STAGE, cause).inc()
 
 
 class Hydrator:
@@ -110,11 +88,13 @@ class Hydrator:
         set_aside: SetAsideStore,
         fingerprint: Callable[[str, bytes], bytes],
         disconnect: Callable[[str, str], Awaitable[bool]],
+        people: People | None = None,
         max_snapshot_bytes: int = MAX_SNAPSHOT_BYTES,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`fingerprint` is the keyring's; `disconnect(account, reason)` tells the registry that
-        access was revoked; False: the account was connected anew this moment.
+        access was revoked; False: the account was connected anew this moment. `people`: whom records speak of, and
+        who was erased; without it nobody was.
         """
         self._codec = codec
         self._publisher = publisher
@@ -124,6 +104,7 @@ class Hydrator:
         self._set_aside = set_aside
         self._fingerprint = fingerprint
         self._disconnect = disconnect
+        self._people = people
         self._max_snapshot_bytes = max_snapshot_bytes
         self._monotonic = monotonic
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
@@ -144,12 +125,16 @@ class Hydrator:
         letters = [Letter(raw, cause, detail, *owner_of(raw)) for raw, cause, detail in refused]
         triggers = fold(received)
         metrics.COALESCED.inc(len(received) - len(triggers))
+        await self._leave_out_erased(triggers)
         if any(self._accounts.account(ref.account) is None for ref in triggers):
             # Its view follows within a second; before an account is called foreign, it is asked once more.
             await self._accounts.refresh()
         records, activities, waiting = self._sort(triggers.values(), letters)
+        asked = [each.ref for each in (*records, *waiting) if each.erased and each.ref.object in PEOPLE]
+        if asked and self._people is not None:
+            await self._people.request(asked)
         clock, standings = await self._state.load([trigger.ref for trigger in records])
-        batch = _Batch(clock, standings, letters=letters)
+        batch = Batch(clock, standings, letters=letters)
         for trigger in waiting:
             batch.aside(trigger, "TOKEN_REVOKED")
         try:
@@ -160,6 +145,12 @@ class Hydrator:
                 span.end()
         await self._set_aside.put(batch.asides)
         await write_letters(self._publisher, STAGE, batch.letters)
+
+    async def _leave_out_erased(self, triggers: dict[RecordRef, Trigger]) -> None:
+        """Whoever was erased is not looked at again, whatever the CRM says of them."""
+        if self._people is not None:
+            for ref in await self._people.erased(triggers):
+                self._count(triggers.pop(ref), "erased")
 
     def _sort(
         self, triggers: Iterable[Trigger], letters: list[Letter]
@@ -188,7 +179,7 @@ class Hydrator:
 
     # Reading
 
-    async def _look(self, batch: _Batch, records: list[Trigger], activities: list[Trigger]) -> list[tuple[Change, str]]:
+    async def _look(self, batch: Batch, records: list[Trigger], activities: list[Trigger]) -> list[tuple[Change, str]]:
         """Ask the CRMs about everything at once; fills the batch, and returns the parents' changes with their traces."""
         wanted = []
         for trigger in records:
@@ -196,12 +187,12 @@ class Hydrator:
             if trigger.erased:
                 # Whoever asked for erasure is not to be read again, whatever the CRM still answers.
                 self._gone(batch, trigger, standing, None)
-            elif standing and standing.deleted and _is_late(trigger, standing):
+            elif standing and standing.deleted and is_late(trigger, standing):
                 self._count(trigger, "unchanged")
             else:
                 wanted.append(trigger)
-        reads = [(self._read, group) for group in _by_account_and_object(wanted)]
-        lookups = [(self._parents, group) for group in _by_account_and_object(activities)]
+        reads = [(self._read, group) for group in by_account_and_object(wanted)]
+        lookups = [(self._parents, group) for group in by_account_and_object(activities)]
         calls = [*reads, *lookups]
         answers: list[Any] = await asyncio.gather(*(ask(group) for ask, group in calls), return_exceptions=True)
         failed: list[tuple[list[Trigger], CrmUnavailable]] = []
@@ -214,7 +205,7 @@ class Hydrator:
             elif isinstance(answer, BaseException):
                 raise answer
             elif ask == self._parents:
-                parents.extend(_parents_of(group, answer))
+                parents.extend(parents_of(group, answer))
             else:
                 for trigger in group:
                     await self._consider(batch, trigger, answer[trigger.ref.id])
@@ -223,9 +214,9 @@ class Hydrator:
 
     async def _read(self, group: list[Trigger]) -> dict[str, Read | Gone | Refused]:
         account, client = self._account_of(group)
-        return await self._asking(
-            account, client.read(account, group[0].ref.object, [trigger.ref.id for trigger in group])
-        )
+        ref = group[0].ref
+        found = await self._asking(account, client.read(account, ref.object, [trigger.ref.id for trigger in group]))
+        return found if self._people is None else await self._people.cleaned(ref.tenant, account.id, ref.object, found)
 
     async def _parents(self, group: list[Trigger]) -> dict[str, list[tuple[str, str]]]:
         account, client = self._account_of(group)
@@ -246,7 +237,7 @@ class Hydrator:
             raise CrmUnavailable(group[0].ref.account, "its account was removed this moment")
         return account, self._clients[account.crm]
 
-    async def _without_account(self, batch: _Batch, group: list[Trigger], error: AccountUnavailable) -> None:
+    async def _without_account(self, batch: Batch, group: list[Trigger], error: AccountUnavailable) -> None:
         retry_after = error.retry_after
         if error.cause == "TOKEN_REVOKED" and not await self._disconnect(
             error.account, error.detail or "the CRM refuses our access: connect the account again"
@@ -257,7 +248,7 @@ class Hydrator:
             self._count(trigger, "set_aside")
         _log.warning("account_unavailable", account=error.account, cause=error.cause, records=len(group))
 
-    def _without_crm(self, batch: _Batch, failed: list[tuple[list[Trigger], CrmUnavailable]]) -> None:
+    def _without_crm(self, batch: Batch, failed: list[tuple[list[Trigger], CrmUnavailable]]) -> None:
         """A CRM that answers others is one account's trouble and costs only its records; else everybody waits."""
         if not failed:
             return
@@ -274,20 +265,20 @@ class Hydrator:
 
     # Deciding
 
-    async def _consider(self, batch: _Batch, trigger: Trigger, answer: Read | Gone | Refused) -> None:
+    async def _consider(self, batch: Batch, trigger: Trigger, answer: Read | Gone | Refused) -> None:
         standing = batch.standings.get(trigger.ref)
         if isinstance(answer, Refused):
             batch.dead(trigger, Cause.CRM_REFUSED_READ, answer.category)
             self._count(trigger, "refused")
         elif isinstance(answer, Gone):
-            if standing is None and trigger.reason == "webhook" and _fresh(trigger.created_at, batch.clock):
+            if standing is None and trigger.reason == "webhook" and fresh(trigger.created_at, batch.clock):
                 batch.aside(trigger, CREATION_UNSEEN, LAG_SECONDS)
             else:
                 self._gone(batch, trigger, standing, answer)
         else:
             await self._found(batch, trigger, standing, answer)
 
-    def _gone(self, batch: _Batch, trigger: Trigger, standing: Standing | None, answer: Gone | None) -> None:
+    def _gone(self, batch: Batch, trigger: Trigger, standing: Standing | None, answer: Gone | None) -> None:
         explained = trigger.erased or trigger.deleted_at is not None or (standing is not None and standing.deleted)
         if not explained:
             batch.dead(trigger, Cause.RECORD_GONE, "the CRM no longer has this record")
@@ -298,7 +289,7 @@ class Hydrator:
             return
         self._count(trigger, "gone")
         at = max(trigger.occurred_at, standing.modified_at) if standing else trigger.occurred_at
-        read_at = _to_millis(batch.clock)
+        read_at = to_millis(batch.clock)
         snapshot = snapshots.gone(
             trigger.ref,
             trigger.ref.account.partition(":")[0],
@@ -309,11 +300,11 @@ class Hydrator:
         )
         self._will_publish(batch, trigger, snapshot, Standing(snapshots.DELETED, "{}", True, at, read_at))
 
-    async def _found(self, batch: _Batch, trigger: Trigger, standing: Standing | None, read: Read) -> None:
+    async def _found(self, batch: Batch, trigger: Trigger, standing: Standing | None, read: Read) -> None:
         account, client = self._account_of([trigger])
         prefix = client.own_prefix
         webhook = trigger.reason == "webhook"
-        if webhook and _fresh(trigger.deleted_at, batch.clock) and not trigger.revived:
+        if webhook and fresh(trigger.deleted_at, batch.clock) and not trigger.revived:
             batch.aside(trigger, DELETION_UNSEEN, 10 * LAG_SECONDS)
             self._count(trigger, "set_aside")
             return
@@ -328,7 +319,7 @@ class Hydrator:
             read = snapshots.repaired(read)
             content = snapshots.digest(self._key(trigger.ref), read, prefix)
         named_at = trigger.named_at(prefix)
-        if webhook and named_at and read.modified_at + CLOCK_TOLERANCE < named_at and _fresh(named_at, batch.clock):
+        if webhook and named_at and read.modified_at + CLOCK_TOLERANCE < named_at and fresh(named_at, batch.clock):
             # What was announced may not be in here yet. What is, goes on at once.
             batch.aside(trigger, READ_LAGGED, LAG_SECONDS)
         reason = trigger.reason
@@ -343,7 +334,7 @@ class Hydrator:
                 # A sweep that found nothing new tells people nothing: an edit that did is still to be told, however late.
                 told_at = alive.modified_at
         difference = snapshots.compare(content, alive.marks if alive else None, trigger.named, read.modified_at)
-        read_at = _to_millis(batch.clock)
+        read_at = to_millis(batch.clock)
         try:
             snapshot = snapshots.build(
                 trigger.ref,
@@ -398,12 +389,12 @@ class Hydrator:
 
     # Publishing
 
-    def _will_publish(self, batch: _Batch, trigger: Trigger, snapshot: RecordSnapshot, standing: Standing) -> None:
+    def _will_publish(self, batch: Batch, trigger: Trigger, snapshot: RecordSnapshot, standing: Standing) -> None:
         span = begin("hydrate", trigger.traceparents, trigger.ref, batch.began_ns)
         batch.spans.append(span)
-        batch.publications.append(_Publication(snapshot, standing, trigger, span))
+        batch.publications.append(Publication(snapshot, standing, trigger, span))
 
-    async def _publish(self, batch: _Batch, lane: Topic[Change], parents: list[tuple[Change, str]]) -> None:
+    async def _publish(self, batch: Batch, lane: Topic[Change], parents: list[tuple[Change, str]]) -> None:
         ready = batch.publications
         if parents:
             # The parent's own key orders them with whatever else happens to it.
@@ -412,6 +403,9 @@ class Hydrator:
             )
         if not ready:
             return
+        if self._people is not None:
+            # Before anything is sealed: who is erased a moment later must be found by what lies on the topic.
+            await self._people.index([each.snapshot for each in ready])
         await self._publisher.publish(
             RECORDS, [each.snapshot for each in ready], traceparents=[header(each.span) for each in ready]
         )
@@ -433,62 +427,3 @@ class Hydrator:
 
     def _count(self, trigger: Trigger, outcome: str) -> None:
         metrics.SNAPSHOTS.labels(trigger.ref.object, outcome).inc()
-
-
-def fenced(snapshot: RecordSnapshot) -> Change:
-    """The trigger for a record whose last snapshot is not its freshest."""
-    return Change(
-        tenant=snapshot.tenant,
-        account=snapshot.account,
-        object=snapshot.object,
-        id=snapshot.id,
-        kind="updated",
-        occurred_at=snapshot.modified_at,
-        reason="fenced",
-    )
-
-
-def _by_account_and_object(triggers: Iterable[Trigger]) -> list[list[Trigger]]:
-    groups: dict[tuple[str, str], list[Trigger]] = {}
-    for trigger in triggers:
-        groups.setdefault((trigger.ref.account, trigger.ref.object), []).append(trigger)
-    return list(groups.values())
-
-
-def _parents_of(group: list[Trigger], answer: Mapping[str, list[tuple[str, str]]]) -> list[tuple[Change, str]]:
-    """One change per parent, however many of its notes changed."""
-    found: dict[RecordRef, tuple[Change, str]] = {}
-    for trigger in group:
-        for parent, parent_id in answer.get(trigger.ref.id, []):
-            ref = RecordRef(trigger.ref.tenant, trigger.ref.account, parent, parent_id)
-            before = found.get(ref)
-            if parent in ACTIVITIES or parent == "other" or (before and before[0].occurred_at >= trigger.occurred_at):
-                continue
-            change = Change.model_validate(
-                {
-                    **ref._asdict(),
-                    "kind": "associated",
-                    "occurred_at": trigger.occurred_at,
-                    "properties": (snapshots.NOTES,),
-                    "edited_by": trigger.edited_by,
-                    "reason": trigger.reason,
-                    "delivery": trigger.newest.payload.delivery,
-                }
-            )
-            found[ref] = change, next((each for each in reversed(trigger.traceparents) if each), "")
-    return list(found.values())
-
-
-def _is_late(trigger: Trigger, standing: Standing) -> bool:
-    """News from before a deletion that is known already. (HubSpot answers for a merged record with the one it went into.)"""
-    late = trigger.occurred_at <= standing.modified_at
-    return late and trigger.reason == "webhook" and trigger.created_at is None
-
-
-def _fresh(at: datetime | None, clock: datetime) -> bool:
-    return at is not None and clock - at < LAG_ENDS_AFTER
-
-
-def _to_millis(at: datetime) -> datetime:
-    """As it is written to Kafka: the state and the message must say the same."""
-    return at.replace(microsecond=at.microsecond // 1000 * 1000)

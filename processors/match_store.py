@@ -7,6 +7,7 @@ everybody has costs no more than any other. A record whose key is destroyed is n
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
@@ -16,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from infra.database.statement import Statements
 from infra.keyring import DataKey, Undecryptable, key_id_of, open_sealed, seal
-from processors.matching import THRESHOLD, Features, Match, blocking_keys, compare, features
+from processors.matching import OBJECTS, THRESHOLD, Features, Match, blocking_keys, compare, features
 from schemas.record import RecordRef, RecordSnapshot
 
 PURPOSE = "match_index.sealed_features"
@@ -24,12 +25,20 @@ PER_BLOCK = 25
 PER_RECORD = 50
 MOST_MATCHES = 5
 _BLOCK_BYTES = 15
+_ROWS_AT_ONCE = 25
+"""Compared without letting others of the process go on: a batch compares thousands."""
 
+# A conflict locks its row even where nothing differs, and a lock waits for the disk: what stands there already is left out.
 _UPSERT = """
     INSERT INTO match_index (tenant, account, object, record_id, blocks, sealed_features)
     SELECT tenant, account, object, record_id, string_to_array(blocks, ','), sealed
     FROM unnest(%(tenant)s::text[], %(account)s::text[], %(object)s::text[], %(record_id)s::text[],
                 %(blocks)s::text[], %(sealed)s::bytea[]) AS given(tenant, account, object, record_id, blocks, sealed)
+    WHERE NOT EXISTS (
+        SELECT FROM match_index m
+        WHERE (m.tenant, m.account, m.object, m.record_id) = (given.tenant, given.account, given.object, given.record_id)
+          AND m.blocks = string_to_array(given.blocks, ',')
+    )
     ON CONFLICT (tenant, account, object, record_id) DO UPDATE
     SET blocks = excluded.blocks, sealed_features = excluded.sealed_features
     WHERE match_index.blocks IS DISTINCT FROM excluded.blocks
@@ -101,7 +110,10 @@ class MatchStore:
 
     async def upsert(self, snapshots: Sequence[RecordSnapshot]) -> None:
         """Keep what these records are recognised by; one that can no longer be recognised is dropped. Safe to call again."""
-        known: dict[RecordRef, Features | None] = {snapshot.ref: features(snapshot) for snapshot in snapshots}
+        # Of other kinds there is nothing to keep, hence nothing to drop.
+        known: dict[RecordRef, Features | None] = {
+            snapshot.ref: features(snapshot) for snapshot in snapshots if snapshot.object in OBJECTS
+        }
         await self.remove([ref for ref, found in known.items() if found is None])
         kept = {ref: found for ref, found in known.items() if found is not None}
         if not kept:
@@ -137,7 +149,9 @@ class MatchStore:
         rows = await self._statements.run(_CANDIDATES, {**given, "per_block": PER_BLOCK, "per_record": PER_RECORD})
         keys = await self._keyring.by_id({key_id_of(sealed) for _, _, sealed in rows})
         found_by: dict[RecordRef, list[Match]] = {}
-        for place, record_id, sealed in rows:
+        for number, (place, record_id, sealed) in enumerate(rows):
+            if number % _ROWS_AT_ONCE == 0:
+                await asyncio.sleep(0)
             ref, own = known[place]
             other = _opened(sealed, keys)
             if other is None:

@@ -174,7 +174,7 @@ class PostgresAnalystState:
         if not asked:
             return found
         for row in await self._statements.run(_LOAD_ANALYST, _refs(asked)):
-            kept = Kept(*_unpack(bytes(row[2])), Version(row[3], row[4], row[5]), bytes(row[6]))
+            kept = Kept(*unpack(bytes(row[2])), Version(row[3], row[4], row[5]), bytes(row[6]))
             found.setdefault(asked[row[0] - 1], {})[row[1]] = kept
         return found
 
@@ -186,7 +186,7 @@ class PostgresAnalystState:
         given = {
             **_refs([ref for ref, _ in rows]),
             "analyses": [analysis for _, analysis in rows],
-            "inputs": [_pack(row) for row in kept],
+            "inputs": [pack(row) for row in kept],
             "epochs": [row.version.epoch for row in kept],
             "offsets": [row.version.offset for row in kept],
             "generations": [row.version.generation for row in kept],
@@ -195,12 +195,13 @@ class PostgresAnalystState:
         await self._statements.run(_SAVE_ANALYST, given)
 
 
-def _pack(row: Kept) -> bytes:
+def pack(row: Kept) -> bytes:
     """The column `input`: when its snapshot was read, in epoch milliseconds, then the hash."""
     return round(row.read_at.timestamp() * 1000).to_bytes(8, "big") + row.input
 
 
-def _unpack(packed: bytes) -> tuple[bytes, datetime]:
+def unpack(packed: bytes) -> tuple[bytes, datetime]:
+    """What `pack` wrote: the hash, and when its snapshot was read."""
     return packed[8:], datetime.fromtimestamp(int.from_bytes(packed[:8], "big") / 1000, UTC)
 
 

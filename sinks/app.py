@@ -10,7 +10,7 @@ from infra.plugins import load
 from infra.role import Parts, Role
 from infra.set_aside import SetAside
 from infra.settings import Settings
-from schemas.topics import DEAD_LETTERS, INSIGHTS
+from schemas.topics import DEAD_LETTERS, INSIGHTS, INSIGHTS_REDRIVEN
 from sinks.destinations.destination import DestinationPlugin, Needs
 from sinks.dispatcher import Dispatcher, record_of
 
@@ -27,7 +27,9 @@ class Sinks(Role):
     """See RoleApp."""
 
     def __init__(self, settings: Settings, parts: Parts | None = None) -> None:
-        super().__init__(settings, "sinks", topics=[INSIGHTS, DEAD_LETTERS], parts=parts, uses_redis=False)
+        super().__init__(
+            settings, "sinks", topics=[INSIGHTS, INSIGHTS_REDRIVEN, DEAD_LETTERS], parts=parts, uses_redis=False
+        )
         self._plugins = load("sinks.destinations", DestinationPlugin, settings.destinations)  # type: ignore[type-abstract]  # the protocol is only asked for its members
         self.sinks: list[Pump] = []
 
@@ -49,10 +51,11 @@ class Sinks(Role):
             dispatcher = Dispatcher(destination, self.codec, self.publisher, SetAside(parts.engine))
             self.sinks.append(
                 self.pump(
-                    [INSIGHTS],
+                    [INSIGHTS, INSIGHTS_REDRIVEN],
                     group_of(name),
                     dispatcher.handle,
                     key_of=record_of,
+                    stage=dispatcher.stage,
                     max_batch=MAX_BATCH,
                     concurrency=CONCURRENCY,
                 )

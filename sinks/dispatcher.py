@@ -9,23 +9,20 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Protocol, TypeVar
 
 from opentelemetry.trace import Span
-from pydantic import BaseModel
 
 from infra import metrics
 from infra.kafka.codec import Received
+from infra.kafka.letters import is_for
+from infra.kafka.ports import LaysAside, Opens
 from infra.kafka.raw import Raw
 from infra.set_aside import Aside, SetAsideStore
 from infra.telemetry import continue_trace, tracer
-from schemas.dead_letter import Cause
 from schemas.envelope import Envelope, EnvelopeError
 from schemas.insight import Insight
-from schemas.topics import INSIGHTS, Topic
+from schemas.topics import INSIGHTS
 from sinks.destinations.destination import Destination, Gone, Later, Outcome, Refused, Stale, Unchanged, Written, newest
-
-P = TypeVar("P", bound=BaseModel)
 
 NAMES: dict[type[Outcome], str] = {
     Written: "written",
@@ -35,36 +32,6 @@ NAMES: dict[type[Outcome], str] = {
     Refused: "refused",
     Later: "later",
 }
-
-
-class Opens(Protocol):
-    """`infra.kafka.codec.Codec`."""
-
-    async def open(
-        self, topic: Topic[P], raws: Sequence[Raw]
-    ) -> tuple[list[Received[P]], list[tuple[Raw, Cause, str]]]:
-        """Decode in order; what cannot be decoded comes back with its cause. May wait for keys; raises Unavailable."""
-        ...
-
-
-class LaysAside(Protocol):
-    """`infra.kafka.broker.Publisher`."""
-
-    async def dead_letter(
-        self,
-        raw: Raw,
-        *,
-        stage: str,
-        cause: Cause,
-        detail: str,
-        tenant: str,
-        account: str | None = None,
-        object: str | None = None,  # noqa: A002 - the payload's word
-        record_id: str | None = None,
-        attempt: int = 1,
-    ) -> None:
-        """Lay a message aside for good; returns after the ack. Raises Unavailable."""
-        ...
 
 
 class Dispatcher:
@@ -79,7 +46,8 @@ class Dispatcher:
 
     async def handle(self, raws: Sequence[Raw]) -> None:
         """See Pump: returns when every effect is acknowledged; calling it again with the same messages is harmless."""
-        opened, unreadable = await self._codec.open(INSIGHTS, raws)
+        mine = [raw for raw in raws if is_for(raw, self._destination.name) and self._concerns(raw)]
+        opened, unreadable = await self._codec.open(INSIGHTS, mine)
         for raw, cause, detail in unreadable:
             tenant, account = owner_of(raw)
             await self._publisher.dead_letter(
@@ -95,6 +63,12 @@ class Dispatcher:
         began = time.time_ns()
         outcomes = await self._destination.write([found.payload for found in wanted])
         await self._settle(list(zip(wanted, outcomes, strict=True)), began)
+
+    def _concerns(self, raw: Raw) -> bool:
+        """False for another CRM's insight, which its header tells: opening it would cost more than all else that is done for it."""
+        crm = self._destination.crm
+        account = next((value for name, value in raw.headers if name == "hl_account"), None)
+        return crm is None or not account or bytes(account).startswith(f"{crm}:".encode())
 
     async def _settle(self, done: Sequence[tuple[Received[Insight], Outcome]], began: int) -> None:
         aside: dict[tuple[object, str], Aside] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from processors.grounding.data_quality import ground_data_quality
+from processors.grounding.evidence import Evidence
 from processors.grounding.lead_intel import ground_lead_intel
 from processors.grounding.requirements import ground_requirements
 from schemas.insight import DataQuality, Insight, LeadIntel, Requirements
@@ -25,17 +26,23 @@ class Grounded:
 
 
 def ground(
-    payload: LeadIntel | Requirements | DataQuality, snapshot: RecordSnapshot, *, previous: Insight | None = None
+    payload: LeadIntel | Requirements | DataQuality,
+    snapshot: RecordSnapshot,
+    *,
+    previous: Insight | None = None,
+    evidence: Evidence | None = None,
 ) -> Grounded:
-    """Keep what `snapshot` bears out. `previous`: the analysis's last insight, which "what changed" is told against.
+    """Keep what `snapshot` bears out. `previous`: the analysis's last insight, which "what changed" is told against; `evidence`:
+    that of this snapshot, for whoever asks more than once: it remembers what it worked out.
 
     Pure and without I/O; never raises for anything that a model can say.
     """
+    evidence = evidence or Evidence(snapshot)
     found: LeadIntel | Requirements | DataQuality
     if isinstance(payload, LeadIntel):
-        found, dropped = ground_lead_intel(payload, snapshot, previous)
+        found, dropped = ground_lead_intel(payload, evidence, previous)
     elif isinstance(payload, Requirements):
-        found, dropped = ground_requirements(payload, snapshot)
+        found, dropped = ground_requirements(payload, evidence)
     else:
-        found, dropped = ground_data_quality(payload, snapshot)
+        found, dropped = ground_data_quality(payload, evidence)
     return Grounded(payload=found, dropped=tuple(dropped))

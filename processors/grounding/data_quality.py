@@ -17,7 +17,6 @@ from processors.grounding.evidence import Evidence, same_value
 from processors.grounding.prose import refusal
 from processors.matching import EVIDENCE
 from schemas.insight import DataQuality, Defect, Duplicate
-from schemas.record import RecordSnapshot
 
 PLAIN = {
     "missing": "is empty",
@@ -28,9 +27,9 @@ PLAIN = {
 }
 
 
-def ground_data_quality(payload: DataQuality, snapshot: RecordSnapshot) -> tuple[DataQuality, list[str]]:
+def ground_data_quality(payload: DataQuality, evidence: Evidence) -> tuple[DataQuality, list[str]]:
     """The payload as far as the record bears it out, and what was dropped (never its text)."""
-    evidence = Evidence(snapshot)
+    snapshot = evidence.snapshot
     dropped: list[str] = []
     defects = tuple(defect for defect in (_defect(defect, evidence, dropped) for defect in payload.defects) if defect)
     duplicates = []

@@ -24,18 +24,15 @@ from processors.grounding.evidence import Evidence
 from processors.grounding.prose import begins_with_a_deed, refusal
 from schemas.insight import Evidence as Cited
 from schemas.insight import Factor, Insight, LeadIntel, NextAction
-from schemas.record import RecordSnapshot
 
 LABEL_LENGTH = 48
 SENTENCE_LENGTH = 220
 SUMMARY_LENGTH = 420
 
 
-def ground_lead_intel(
-    payload: LeadIntel, snapshot: RecordSnapshot, previous: Insight | None
-) -> tuple[LeadIntel, list[str]]:
+def ground_lead_intel(payload: LeadIntel, evidence: Evidence, previous: Insight | None) -> tuple[LeadIntel, list[str]]:
     """The payload as far as the record bears it out, and what was dropped (never its text)."""
-    evidence = Evidence(snapshot)
+    snapshot = evidence.snapshot
     view = View.of(questions(snapshot))
     factors, dropped = _factors(payload, evidence)
     enough = len(factors) >= MIN_FACTORS

@@ -118,8 +118,13 @@ def _mixed_scripts(text: str) -> bool:
 
 def _without_values(text: str, values: Iterable[str]) -> str:
     """The text with every presentable value of the record taken out, longest first."""
+    low = text.casefold()
     for value in sorted({v for v in values if len(v) >= 2}, key=len, reverse=True):
+        # Most values are in no sentence, and each pattern is a new one: compiling them would cost more than all else here.
+        if value.casefold() not in low:
+            continue
         text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", " ", text, flags=re.IGNORECASE)
+        low = text.casefold()
     return text
 
 

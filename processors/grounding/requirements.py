@@ -14,7 +14,6 @@ from processors.analyses.suspicion import addresses_machine
 from processors.grounding.evidence import Evidence, normal, words
 from processors.grounding.prose import refusal
 from schemas.insight import Contradiction, Requirement, Requirements
-from schemas.record import RecordSnapshot
 
 TEXT_LENGTH = 200
 QUESTION_LENGTH = 160
@@ -22,9 +21,8 @@ MOST_QUESTIONS = 5
 TOPICS = frozenset({"Functional", "Integration", "Security", "Budget", "Timeline", "Commercial", "Support", "Other"})
 
 
-def ground_requirements(payload: Requirements, snapshot: RecordSnapshot) -> tuple[Requirements, list[str]]:
+def ground_requirements(payload: Requirements, evidence: Evidence) -> tuple[Requirements, list[str]]:
     """The payload as far as the record's texts bear it out, and what was dropped (never its text)."""
-    evidence = Evidence(snapshot)
     dropped: list[str] = []
     items: list[Requirement] = []
     for item in payload.items:

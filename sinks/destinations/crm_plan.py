@@ -42,7 +42,11 @@ def plan(insights: Sequence[Insight], known: Mapping[str, Row], mark: Mark) -> P
         texts = render(insight)
         marks = {name: mark(name, value) for name, value in texts.items()}
         # What was never written is empty on the record: no need to write an empty text over it.
-        values |= {name: value for name, value in texts.items() if marks[name] != last.get(name, mark(name, ""))}
+        values |= {
+            name: value
+            for name, value in texts.items()
+            if (marks[name] != last[name] if name in last else marks[name] != mark(name, ""))
+        }
         rows.append((insight.analysis, Row(insight.version, insight.as_of, marks)))
     shared = known.get(RECORD, Row())
     version = max(one.version for one in fresh)

@@ -22,22 +22,29 @@ RECORD = "*"
 NEVER = Version(0, -1, 0)
 BEGINNING = datetime.fromtimestamp(0, UTC)
 
-_RECORDS = """unnest(%(tenants)s::text[], %(accounts)s::text[], %(objects)s::text[], %(ids)s::text[])
-    AS w (tenant, account, object, record_id)"""
-_LOAD = f"""
-    SELECT s.tenant, s.account, s.object, s.record_id, s.analysis, s.epoch, s.snapshot_offset, s.generation, s.as_of, s.written, s.pending
-    FROM {_RECORDS}
-    JOIN destination_state s ON s.destination = %(destination)s
-     AND (s.tenant, s.account, s.object, s.record_id) = (w.tenant, w.account, w.object, w.record_id)
-"""  # noqa: S608 - made of constants
-_BEGIN = f"""
-    INSERT INTO destination_state AS s (destination, tenant, account, object, record_id, analysis, epoch, snapshot_offset, generation,
-                                        as_of, written, pending)
-    SELECT %(destination)s, w.tenant, w.account, w.object, w.record_id, '{RECORD}', {NEVER.epoch}, {NEVER.offset}, {NEVER.generation},
-           to_timestamp(0), '{{}}', true
-    FROM {_RECORDS}
-    ORDER BY w.tenant, w.account, w.object, w.record_id
-    ON CONFLICT (destination, tenant, account, object, record_id, analysis) DO UPDATE SET pending = true
+_REF = "tenant, account, object, record_id"
+_VERSION = "epoch, snapshot_offset, generation"
+# All parts of a statement see the table as it was before it: what is returned is from before the mark was set.
+_TAKE_UP = f"""
+    WITH given AS (
+      SELECT * FROM unnest(%(tenants)s::text[], %(accounts)s::text[], %(objects)s::text[], %(ids)s::text[],
+                           %(analyses)s::text[], %(epochs)s::int[], %(offsets)s::bigint[], %(generations)s::int[])
+        AS g ({_REF}, analysis, {_VERSION})
+    ), known AS MATERIALIZED (
+      SELECT {_REF}, s.analysis, {_VERSION}, s.as_of, s.written, s.pending
+      FROM (SELECT DISTINCT {_REF} FROM given) AS asked
+      JOIN (SELECT * FROM destination_state WHERE destination = %(destination)s) AS s USING ({_REF})
+    ), begun AS (
+      INSERT INTO destination_state AS s (destination, {_REF}, analysis, {_VERSION}, as_of, written, pending)
+      SELECT DISTINCT %(destination)s, {_REF}, '{RECORD}', {NEVER.epoch}, {NEVER.offset}, {NEVER.generation}, to_timestamp(0), '{{}}'::jsonb, true
+      FROM given
+      WHERE analysis IS NOT NULL AND NOT EXISTS (
+        SELECT FROM known WHERE ({_REF}, analysis) = (given.tenant, given.account, given.object, given.record_id, given.analysis)
+          AND ({_VERSION}) >= (given.epoch, given.snapshot_offset, given.generation))
+      ORDER BY {_REF}
+      ON CONFLICT (destination, {_REF}, analysis) DO UPDATE SET pending = true WHERE NOT s.pending
+    )
+    SELECT {_REF}, analysis, {_VERSION}, as_of, written, pending FROM known
 """  # noqa: S608 - made of constants
 _DONE = """
     INSERT INTO destination_state AS s (destination, tenant, account, object, record_id, analysis, epoch, snapshot_offset, generation,
@@ -56,6 +63,9 @@ _DONE = """
     WHERE (EXCLUDED.epoch, EXCLUDED.snapshot_offset, EXCLUDED.generation) >= (s.epoch, s.snapshot_offset, s.generation)
     RETURNING tenant, account, object, record_id, analysis
 """
+
+
+_NONE: tuple[tuple[str | None, Version], ...] = ((None, NEVER),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +91,32 @@ class CrmState:
 
     async def load(self, refs: Collection[RecordRef]) -> State:
         """What is known of these records: analysis → row; an empty mapping for a record that was never written."""
-        found: State = {ref: {} for ref in refs}
-        rows = await self._statements.run(_LOAD, {"destination": self._destination, **_columns(refs)})
-        for tenant, account, object_, record_id, analysis, *version, as_of, written, pending in rows:
-            ref = RecordRef(tenant, account, object_, record_id)
-            found[ref][analysis] = Row(Version(*version), as_of, written, pending)
-        return found
+        return await self.take_up({ref: {} for ref in refs})
 
-    async def begin(self, refs: Collection[RecordRef]) -> None:
-        """Note that these records are about to be written."""
-        await self._statements.run(_BEGIN, {"destination": self._destination, **_columns(refs)})
+    async def take_up(self, insights: Mapping[RecordRef, Mapping[str, Version]]) -> State:
+        """`load`, and a note with it: a record of which one of the given versions is newer than that analysis's row is about
+        to be written. What is returned is from before that note.
+        """
+        given: list[tuple[RecordRef, str | None, Version]] = [
+            (ref, analysis, version)
+            for ref, versions in insights.items()
+            # Without a version the record is only looked at.
+            for analysis, version in (versions.items() or _NONE)
+        ]
+        values = {
+            "destination": self._destination,
+            **_columns(ref for ref, _, _ in given),
+            "analyses": [analysis for _, analysis, _ in given],
+            "epochs": [version.epoch for _, _, version in given],
+            "offsets": [version.offset for _, _, version in given],
+            "generations": [version.generation for _, _, version in given],
+        }
+        found: State = {ref: {} for ref in insights}
+        for tenant, account, object_, record_id, analysis, *rest in await self._statements.run(_TAKE_UP, values):
+            epoch, offset, generation, as_of, written, pending = rest
+            ref = RecordRef(tenant, account, object_, record_id)
+            found[ref][analysis] = Row(Version(epoch, offset, generation), as_of, written, pending)
+        return found
 
     async def done(self, rows: Iterable[tuple[RecordRef, str, Row]]) -> set[RecordRef]:
         """Note what was written; returns the records of which somebody else noted a newer version meanwhile."""

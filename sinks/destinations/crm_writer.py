@@ -45,7 +45,7 @@ class CrmDestination:
     keeps_history = False
 
     def __init__(self, needs: Needs, client: CrmClient, *, state: CrmState | None = None) -> None:
-        self.name = client.name
+        self.name = self.crm = client.name
         self._client = client
         self._accounts = needs.accounts
         self._fingerprint = needs.fingerprint
@@ -67,16 +67,29 @@ class CrmDestination:
         by_ref: dict[RecordRef, list[Insight]] = {}
         for place in last.values():
             by_ref.setdefault(insights[place].ref, []).append(insights[place])
-        known = await self._state.load(by_ref)
         groups: dict[tuple[str, str], list[RecordRef]] = {}
         for ref in by_ref:
             groups.setdefault((ref.account, ref.object), []).append(ref)
-        records: dict[RecordRef, _Record] = {}
+        barred = {
+            ref: outcome
+            for (account, _), refs in groups.items()
+            if (outcome := self._barred(self._accounts.account(account), refs)) is not None
+            for ref in refs
+        }
+        # What is there, and the note that a write begins, in one round trip: a crash from here on leaves a record to be asked.
+        known = await self._state.take_up(
+            {
+                ref: {} if ref in barred else {one.analysis: one.version for one in given if not one.retracted}
+                for ref, given in by_ref.items()
+            }
+        )
+        records = {ref: _Record(ref, Plan((), {}, ()), known[ref], outcome) for ref, outcome in barred.items()}
         # One account's trouble is its own; only what concerns the whole CRM is raised, after the others are done.
         answers = await asyncio.gather(
             *(
                 self._group(account, object_, {ref: by_ref[ref] for ref in refs}, known)
                 for (account, object_), refs in groups.items()
+                if refs[0] not in barred
             ),
             return_exceptions=True,
         )
@@ -108,9 +121,9 @@ class CrmDestination:
     ) -> dict[RecordRef, _Record]:
         """Records of one object of one account."""
         account = self._accounts.account(account_id)
-        barred = self._barred(account, by_ref)
-        if account is None or barred is not None:
-            return {ref: _Record(ref, Plan((), {}, ()), known[ref], barred) for ref in by_ref}
+        if account is None:
+            # It was there a moment ago: the retry of the batch finds it gone and says so.
+            raise CrmUnavailable(self.name, "its account was removed this moment")
         try:
             held = await self._held(account, object_, [ref for ref in by_ref if known[ref].get(RECORD, Row()).pending])
             records = {ref: self._planned(ref, insights, known[ref], held.get(ref)) for ref, insights in by_ref.items()}
@@ -124,8 +137,8 @@ class CrmDestination:
         await self._note(records)
         return records
 
-    def _barred(self, account: Account | None, by_ref: Mapping[RecordRef, Sequence[Insight]]) -> Outcome | None:
-        if account is None or any(ref.tenant != account.tenant for ref in by_ref):
+    def _barred(self, account: Account | None, refs: Sequence[RecordRef]) -> Outcome | None:
+        if account is None or any(ref.tenant != account.tenant for ref in refs):
             return Refused(
                 Cause.CRM_REFUSED_WRITE,
                 "the account is not registered with this tenant: `hookline account add`, then redrive",
@@ -159,7 +172,7 @@ class CrmDestination:
         if held is not None:
             known = as_found(known, held, mark)
         made = plan(insights, known, mark)
-        if (held is not None or made.values) and not any(analysis == RECORD for analysis, _ in made.rows):
+        if (held is not None or made.fresh) and not any(analysis == RECORD for analysis, _ in made.rows):
             # The mark of a begun write is on the record's own row: it comes off with the others.
             made = replace(made, rows=(*made.rows, (RECORD, known.get(RECORD, Row()))))
         return _Record(ref, made, known, None if made.values else Unchanged() if made.fresh else Stale())
@@ -168,8 +181,6 @@ class CrmDestination:
         """Write and set each record's outcome."""
         if not records:
             return
-        # A record that is noted as begun already needs no second note.
-        await self._state.begin([record.ref for record in records])
         rows = {record.ref.id: record.plan.values for record in records}
         answer = await self._client.write(account, object_, rows)
         missing = [one for one, found in answer.items() if isinstance(found, CrmRefused) and found.unknown_fields]

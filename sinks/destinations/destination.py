@@ -87,6 +87,11 @@ class Destination(Protocol):
     keeps_history: bool
     """Whether it wants every version; else it gets the newest per record and analysis."""
 
+    @property
+    def crm(self) -> str | None:
+        """The one CRM whose insights may belong here; None: any. Others' are passed over unopened, by the account in the clear."""
+        ...
+
     def accepts(self, insight: Insight) -> bool:
         """Whether this insight belongs here. Neither blocks nor raises."""
         ...

@@ -65,6 +65,7 @@ class PostgresDestination:
 
     name = "postgres"
     keeps_history = True
+    crm = None
 
     def __init__(self, needs: Needs) -> None:
         self._statements = Statements(needs.engine)

@@ -67,7 +67,7 @@ async def test_nothing_secret_is_readable_in_the_database_or_in_texts(registry, 
 
 async def test_a_secret_copied_to_another_endpoint_does_not_open_there(registry, engine):
     first = await registry.add_endpoint("acme", "hubspot", secret=SECRET)
-    second = await registry.add_endpoint("acme", "hubspot", secret="other")
+    second = await registry.add_endpoint("acme", "hubspot", secret="another-secret")
     async with engine.begin() as connection:
         await connection.execute(
             text(
@@ -124,11 +124,11 @@ async def test_fifteen_characters_become_eighteen(registry):
 
 
 async def test_a_rotated_secret_overlaps_the_old_one(registry):
-    endpoint = await registry.add_endpoint("acme", "hubspot", secret="old")
-    rotated = await registry.rotate_secret(endpoint.id, "new", overlap_seconds=60)
+    endpoint = await registry.add_endpoint("acme", "hubspot", secret="the-old-one")
+    rotated = await registry.rotate_secret(endpoint.id, "the-new-one", overlap_seconds=60)
     soon = datetime.now(UTC) + timedelta(seconds=5)
-    assert rotated.valid_secrets(soon) == [b"new", b"old"]
-    assert rotated.valid_secrets(soon + timedelta(hours=1)) == [b"new"]
+    assert rotated.valid_secrets(soon) == [b"the-new-one", b"the-old-one"]
+    assert rotated.valid_secrets(soon + timedelta(hours=1)) == [b"the-new-one"]
 
 
 async def test_touch_never_moves_a_time_back(registry):
@@ -143,7 +143,7 @@ async def test_touch_never_moves_a_time_back(registry):
 async def test_the_directory_sees_every_kind_of_change_and_no_touch(registry):
     directory = Directory(registry)
     await directory.refresh()
-    endpoint = await registry.add_endpoint("acme", "hubspot", secret="s")
+    endpoint = await registry.add_endpoint("acme", "hubspot", secret="a-good-secret")
     assert await directory.refresh()
     await registry.add_account("acme", "hubspot", "hubspot:123")
     assert await directory.refresh()
@@ -177,7 +177,7 @@ async def test_the_directory_follows_by_itself(registry):
 async def test_a_lost_master_key_costs_the_secrets_not_the_view(settings, registry, engine):
     from infra.keyring import new_master_key
 
-    endpoint = await registry.add_endpoint("acme", "hubspot", secret="s")
+    endpoint = await registry.add_endpoint("acme", "hubspot", secret="a-good-secret")
     await registry.add_account("acme", "hubspot", "hubspot:123", credentials={"access_token": TOKEN})
     key = new_master_key()
     from pydantic import SecretStr
@@ -197,3 +197,31 @@ async def test_a_refused_token_disconnects_unless_the_account_was_connected_this
     assert await registry.disconnect("hubspot:5", "refused")
     assert await registry.disconnect("hubspot:5", "refused again"), "it stays so"
     assert (await registry.account("hubspot:5")).state == "disconnected"
+
+
+async def test_a_secret_that_is_none_is_not_taken(registry):
+    found = await registry.add_endpoint("acme", "hubspot", secret="a-good-secret")
+    for weak in ("", "changeme", "short", "<client secret>"):
+        with pytest.raises(RegistryError, match="the secret does not count"):
+            await registry.add_endpoint("acme", "hubspot", secret=weak)
+        with pytest.raises(RegistryError, match="the secret does not count"):
+            await registry.rotate_secret(found.id, weak)
+
+
+async def test_an_overlap_that_is_none_is_not_taken(registry):
+    found = await registry.add_endpoint("acme", "hubspot", secret="a-good-secret")
+    for seconds in (-1, 10**9):
+        with pytest.raises(RegistryError, match="overlap"):
+            await registry.rotate_secret(found.id, overlap_seconds=seconds)
+    rotated = await registry.rotate_secret(found.id, "a-better-secret", overlap_seconds=0)
+    assert rotated.valid_secrets(datetime.now(UTC) + timedelta(seconds=2)) == [b"a-better-secret"]
+
+
+async def test_an_endpoint_is_configured_anew(registry):
+    found = await registry.add_endpoint("acme", "salesforce", config={"networks": ["10.0.0.0/8"]})
+    before = await registry.stamp()
+    changed = await registry.configure_endpoint(found.id, {"networks": []})
+    assert changed.config == {"networks": []}
+    assert await registry.stamp() != before
+    with pytest.raises(RegistryError, match="not known"):
+        await registry.configure_endpoint("nobody", {})

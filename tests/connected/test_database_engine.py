@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import psycopg
 import pytest
 import sqlalchemy as sa
@@ -20,10 +22,10 @@ async def engine(settings):
 
 
 def hang_up(settings) -> int:
-    """The server ends every connection of this test's database; returns how many."""
+    """The server ends every connection of this test's database, and has; returns how many."""
     with psycopg.connect(settings.database_url.get_secret_value(), autocommit=True) as admin:
         ended = admin.execute(
-            "select count(pg_terminate_backend(pid)) from pg_stat_activity "
+            "select count(pg_terminate_backend(pid, 10000)) from pg_stat_activity "
             "where datname = current_database() and pid <> pg_backend_pid() and application_name = 'hookline'"
         ).fetchone()
     return ended[0] if ended else 0
@@ -43,3 +45,28 @@ async def test_the_same_holds_for_a_lean_statement(engine, settings):
         rows = await statements.run("select %(number)s::int as number", {"number": 7})
         assert rows == [(7,)]
         assert hang_up(settings) >= 1
+
+
+async def test_lean_statements_keep_half_of_the_pool_at_most_and_give_it_up_with_the_engine(settings):
+    """INVARIANT: what is kept for the next statement starves no transaction. If this fails, a busy process waits 30 s for a connection."""
+    engine = build_engine(settings.model_copy(update={"database_pool": 4}))
+    statements = [Statements(engine), Statements(engine)]
+    answers = await asyncio.gather(*(each.run("select pg_sleep(0.05), 1", {}) for each in statements * 4))
+    assert len(answers) == 8
+    async with asyncio.timeout(20):
+        connections = [await engine.connect() for _ in range(2)]
+        for connection in connections:
+            assert (await connection.execute(sa.text("select 1"))).scalar_one() == 1
+            assert not (await connection.get_raw_connection()).driver_connection.autocommit
+            await connection.close()
+    await engine.dispose()
+    assert hang_up(settings) == 0
+
+
+async def test_a_statement_that_is_cut_short_leaves_no_answer_to_the_next(engine):
+    statements = Statements(engine)
+    await statements.run("select 1", {})
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await statements.run("select pg_sleep(30)", {})
+    assert await statements.run("select %(number)s::int", {"number": 8}) == [(8,)]

@@ -135,11 +135,31 @@ class TestState:
         state = CrmState(engine, "hubspot")
         ref = insight().ref
         assert await state.load([ref]) == {ref: {}}
-        await state.begin([ref])
+        version = Version(1, 5, 1)
+        assert await state.take_up({ref: {"lead_intel": version}}) == {ref: {}}, "from before the note"
         assert (await state.load([ref]))[ref][RECORD].pending
-        row = Row(Version(1, 5, 1), NOON, {"score": "x"})
+        row = Row(version, NOON, {"score": "x"})
         assert await state.done([(ref, "lead_intel", row), (ref, RECORD, row)]) == set()
         assert await state.load([ref]) == {ref: {"lead_intel": row, RECORD: row}}
+
+    async def test_only_what_is_newer_is_noted_as_begun(self, engine, needs):
+        """INVARIANT: what is about to be written is noted before, and a redelivery leaves no mark that nobody takes off."""
+        state = CrmState(engine, "hubspot")
+        (one, other, third) = (insight(record=record).ref for record in ("81", "82", "83"))
+        row = Row(Version(1, 5, 1), NOON, {"score": "x"})
+        await state.done([(ref, name, row) for ref in (one, other) for name in ("lead_intel", RECORD)])
+        found = await state.take_up(
+            {
+                one: {"lead_intel": Version(1, 5, 1)},
+                other: {"lead_intel": Version(1, 5, 1), "data_quality": Version(1, 5, 1)},
+                third: {},
+            }
+        )
+        assert found == {one: {"lead_intel": row, RECORD: row}, other: {"lead_intel": row, RECORD: row}, third: {}}
+        after = await state.load([one, other, third])
+        assert not after[one][RECORD].pending
+        assert after[other][RECORD] == Row(row.version, row.as_of, row.written, pending=True)
+        assert after[third] == {}
 
     async def test_a_version_never_goes_down(self, engine, needs):
         """INVARIANT: if it fails, a stalled process's older insight passes for the newest."""

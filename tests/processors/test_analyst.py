@@ -197,7 +197,7 @@ async def test_a_new_version_of_an_analysis_runs_on_the_next_snapshot(stage):
     assert "lead_intel" in named(found)
 
 
-@pytest.mark.parametrize("reason", ["set_aside", "redrive", "replay", "fenced"])
+@pytest.mark.parametrize("reason", ["set_aside", "replay", "fenced"])
 async def test_an_unchanged_insight_is_sent_again_without_asking_where_the_reason_wants_it(stage, reason):
     await stage.see(snapshot())
     found = await stage.see(snapshot(when=4, reason=reason))
@@ -206,10 +206,19 @@ async def test_an_unchanged_insight_is_sent_again_without_asking_where_the_reaso
     assert len(stage.gateway.callers) == 1
 
 
-@pytest.mark.parametrize("reason", ["webhook", "backfill"])
+@pytest.mark.parametrize("reason", ["webhook", "backfill", "redrive"])
 async def test_an_unchanged_snapshot_asks_nothing_and_says_nothing(stage, reason):
     await stage.see(snapshot())
     assert await stage.see(snapshot(reason=reason)) == []
+
+
+async def test_a_redrive_makes_what_is_missing_and_only_once(stage):
+    """INVARIANT: redriven twice, one effect. Else each try would add a version of insights that never failed."""
+    stage.gateway.raises = OutputInvalid("lead_intel", "PROSE", "no object")
+    assert [one.analysis for one in await stage.see(snapshot())] == ["data_quality"]
+    stage.gateway.raises = None
+    assert [one.analysis for one in await stage.see(snapshot(reason="redrive"))] == ["lead_intel"]
+    assert await stage.see(snapshot(reason="redrive")) == []
 
 
 async def test_a_newer_snapshot_that_changed_nothing_still_says_that_it_was_looked_at(stage):

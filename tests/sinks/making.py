@@ -133,13 +133,13 @@ class MemoryState:
         self.rows: dict[RecordRef, dict[str, Row]] = {}
         self.lose_next_done = False
 
-    async def load(self, refs):
-        return {ref: dict(self.rows.get(ref, {})) for ref in refs}
-
-    async def begin(self, refs) -> None:
-        for ref in refs:
-            row = self.rows.setdefault(ref, {}).get(RECORD, Row(version=NEVER))
-            self.rows[ref][RECORD] = replace(row, pending=True)
+    async def take_up(self, insights):
+        before = {ref: dict(self.rows.get(ref, {})) for ref in insights}
+        for ref, versions in insights.items():
+            if any(version > before[ref].get(analysis, Row()).version for analysis, version in versions.items()):
+                row = self.rows.setdefault(ref, {}).get(RECORD, Row(version=NEVER))
+                self.rows[ref][RECORD] = replace(row, pending=True)
+        return before
 
     async def done(self, rows):
         if self.lose_next_done:

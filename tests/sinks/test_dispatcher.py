@@ -16,7 +16,8 @@ from tests.sinks.making import insight, lead, quality
 class FakeDestination:
     name = "fake"
 
-    def __init__(self, *outcomes, history=False):
+    def __init__(self, *outcomes, history=False, crm=None):
+        self.crm = crm
         self.keeps_history = history
         self.outcomes = list(outcomes)
         self.got = []
@@ -90,6 +91,22 @@ async def test_what_does_not_belong_there_is_passed_over(codec):
     assert (destination.got, world.publisher.letters, world.aside.rows) == ([], [], [])
 
 
+async def test_another_crms_insight_is_not_even_opened(codec):
+    opened = []
+
+    class Watched:
+        async def open(self, topic, raws):
+            opened.extend(raws)
+            return await codec.open(topic, raws)
+
+    destination = FakeDestination(crm="hubspot")
+    given = [insight(account="salesforce:123", crm="salesforce"), insight(account="hubspots:1"), insight()]
+    raws = await raws_of(codec, given)
+    await make(Watched(), destination).dispatcher.handle(raws)
+    assert opened == raws[2:]
+    assert [[one.account for one in batch] for batch in destination.got] == [["hubspot:123"]]
+
+
 async def test_each_outcome_goes_where_it_belongs(codec):
     """INVARIANT: an insight is written, stale, set aside or a dead letter; none vanishes."""
     outcomes = [Written(), Stale(), Unchanged(), Gone(), Refused(Cause.CRM_REFUSED_WRITE, "RULE"), Later("LOCKED", 3.0)]
@@ -151,3 +168,15 @@ def test_the_destinations_are_found():
     from sinks.destinations.destination import DestinationPlugin
 
     assert set(load("sinks.destinations", DestinationPlugin)) == set(Settings(_env_file=None).destinations)
+
+
+async def test_what_is_redriven_to_another_destination_is_passed_over(codec):
+    """INVARIANT: redriving an insight that one destination refused writes nothing anywhere else."""
+    raws = await raws_of(codec, [insight(lead())])
+    addressed = [
+        RawMessage("crm.insights.redriven", 0, place, raws[0].key, raws[0].value, [*raws[0].headers, ("hl_destination", name)])
+        for place, name in enumerate((b"other", b"fake"))
+    ]  # fmt: skip
+    destination = FakeDestination()
+    await Dispatcher(destination, codec, FakePublisher(), FakeAside()).handle(addressed)
+    assert [len(written) for written in destination.got] == [1]
