@@ -1,0 +1,100 @@
+"""`python -m tests.faults`: the campaign. See `docs/guarantees.md`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.faults import kafka_faults, kills, messages, network, others, report, stores
+from tests.faults.campaign import Pace, Round, run_all
+from tests.faults.fault import Fault
+from tests.faults.stand import open_stand
+from tests.faults.without import UNPROTECTED
+
+FAULTS: dict[str, type[Fault]] = {
+    **kills.FAULTS,
+    **kafka_faults.FAULTS,
+    **stores.FAULTS,
+    **others.FAULTS,
+    **network.FAULTS,
+    **messages.FAULTS,
+}
+
+
+def tell(line: str) -> None:
+    """To the terminal, at once."""
+    sys.stdout.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+    sys.stdout.flush()
+
+
+def chosen(names: str) -> list[type[Fault]]:
+    """Faults by name, comma-separated; all where nothing is said, and none for `none`."""
+    if not names:
+        return list(FAULTS.values())
+    if names == "none":
+        return []
+    unknown = [name for name in names.split(",") if name not in FAULTS]
+    if unknown:
+        raise SystemExit(f"no fault {', '.join(unknown)}; there are: {', '.join(FAULTS)}")
+    return [FAULTS[name] for name in names.split(",")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--seeds", default="1,2,3", help="comma-separated")
+    parser.add_argument("--only", default="", help="names of faults, comma-separated; `none`: only what --without says")
+    parser.add_argument("--rate", type=float, default=200.0, help="saves a second")
+    parser.add_argument("--without", default="", help="protections to switch off one after the other; `all`")
+    parser.add_argument("--short", action="store_true", help="short faults")
+    parser.add_argument("--data", type=Path, help="where the stand lives; a temporary folder otherwise")
+    parser.add_argument("--write", type=Path, help="the page whose tables are written anew")
+    parser.add_argument("--list", action="store_true", help="name the faults")
+    given = parser.parse_args(arguments)
+    if given.list:
+        sys.stdout.write("".join(f"{name}: {kind.said}\n" for name, kind in FAULTS.items()))
+        return 0
+    # What clients say while their server is away is what this is about.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    faults = chosen(given.only)
+    nodes = 3
+    without = [each for each in UNPROTECTED if given.without == "all" or each.protection in given.without.split(",")]
+    pace = Pace(rate=given.rate, long=not given.short, hurry=given.short)
+    rounds: list[Round] = []
+    seeds = [int(each) for each in given.seeds.split(",")]
+    for seed in seeds:
+        folder = given.data or Path(tempfile.mkdtemp(prefix="hookline-faults-"))
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            with open_stand(folder, seed=seed, nodes=nodes) as stand:
+                tell(f"seed {seed}: {len(faults)} faults, {nodes} brokers, {given.rate:g} saves/s")
+                last = without if seed == seeds[-1] else []
+                rounds += asyncio.run(run_all(stand, faults, seed, pace, tell, last))
+        finally:
+            if given.data is None:
+                shutil.rmtree(folder, ignore_errors=True)
+        if given.write:
+            report.write(given.write, FAULTS, rounds, pace, nodes)
+    failed = [each for each in rounds if each.passed is bool(each.without)]
+    for each in failed:
+        what = (
+            f"without {each.without}: nothing found"
+            if each.without
+            else f"repeat it with: make faults SEED={each.seed} ONLY={each.fault}"
+        )
+        sys.stdout.write(f"failed: {each.fault}, seed {each.seed}; {what}\n")
+    sys.stdout.write(json.dumps(report.result(rounds)) + "\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
