@@ -69,13 +69,44 @@ up: setup ## All roles in one process on the embedded stack, until Ctrl-C
 stack: setup ## Only the embedded Kafka, PostgreSQL and Valkey, until Ctrl-C
 	@$(BIN)/python -m infra.local.stack run
 
+.PHONY: sandbox-groq
+sandbox-groq: setup ## A stand-in for Groq's API on port 8900: ARGS="--latency 0.2 --requests-per-minute 100 --tokens-per-minute 20000"
+	@$(BIN)/python -m infra.local.groq_stand_in $(ARGS)
+
+##@ Try to break it
+.PHONY: faults
+faults: setup ## Guarantees under faults (docs/guarantees.md): SEEDS=1,2,3 SEED=7 ONLY=name RATE=200 SHORT=1
+	@$(BIN)/python -m tests.faults --seeds $(or $(SEED),$(SEEDS),1,2,3) --rate $(or $(RATE),200) $(if $(SHORT),--short) $(if $(ONLY),--only $(ONLY),--without all --write docs/guarantees.md)
+
 ##@ Measure it
 .PHONY: bench-journey bench-quality
 bench-journey: setup ## Latency of the journey against five bare Kafka hops
 	@$(BIN)/python -m bench.journey
 
+.PHONY: bench-replay
+bench-replay: setup ## What a replay costs live traffic, and its plan against its run
+	@$(BIN)/python -m bench.replay
+
+.PHONY: bench-ingress fuzz
+bench-ingress: setup ## CPU per request at the front door against its floor (needs wrk)
+	@$(BIN)/python -m bench.ingress
+
+fuzz: setup ## A million mutated bodies through the dialects: INPUTS=1000000 SEED=7
+	@$(BIN)/python -m tests.fuzz
+
 bench-quality: setup ## Precision and recall of duplicates and data defects
 	@$(BIN)/python -m bench.quality
+
+.PHONY: bench-backlog bench-flood
+bench-backlog: setup ## A backlog drains, stage by stage, beside bare loops: CHANGES=1000000 RECORDS=200000
+	@$(BIN)/python -m bench.backlog --changes $(or $(CHANGES),1000000) --records $(or $(RECORDS),200000) --chart docs/backlog-memory.svg
+
+bench-flood: setup ## What one tenant's flood, revoked token and spent quota cost another: CHANGES=100000
+	@$(BIN)/python -m bench.flood --changes $(or $(CHANGES),100000) --records $(or $(RECORDS),5000)
+
+.PHONY: bench-limits
+bench-limits: setup ## Four replicas at five times a provider's limits: use, 429s, fairness, interactive p95 (WINDOW=60)
+	@$(BIN)/python -m bench.limits
 
 .PHONY: help
 help: ## This list

@@ -10,6 +10,8 @@ from rich.table import Table
 
 from console.endpoints import find
 from console.runtime import ConsoleError, out, registry, run
+from console.status_accounts import health
+from console.status_section import Sight
 from infra.accounts import Account
 from infra.crm.client import AccountUnavailable, CrmUnavailable
 from infra.crm.vendors import connect
@@ -139,11 +141,12 @@ def _when(value: Any) -> str:
 def show(id_: Annotated[str, typer.Argument(metavar="ACCOUNT", help="e.g. hubspot:145883449")]) -> None:
     """One account; credentials are never shown."""
 
-    async def command() -> Account:
-        async with registry() as (found, *_):
-            return await found.account(id_)
+    async def command() -> tuple[Account, list[str]]:
+        async with registry() as (found, settings, engine, keyring):
+            account = await found.account(id_)
+            return account, await health(Sight(settings, engine, found, keyring), account)
 
-    account = run(command)
+    account, wrong = run(command)
     out.print(f"account        {account.id}\nname           {account.name or '-'}\ntenant         {account.tenant}")
     out.print(f"state          {account.state}" + (f": {account.state_reason}" if account.state_reason else ""))
     out.print(
@@ -152,3 +155,5 @@ def show(id_: Annotated[str, typer.Argument(metavar="ACCOUNT", help="e.g. hubspo
     for key, value in sorted(account.config.items()):
         out.print(f"{key:<14} {value}")
     out.print(f"last delivery  {_when(account.last_delivery_at)}\nlast insight   {_when(account.last_insight_at)}")
+    for place, line in enumerate(wrong or ["good"]):
+        out.print(f"{'health' if not place else '':<14} {line}", markup=False)

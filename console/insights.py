@@ -52,7 +52,7 @@ def show(
         else:
             out.print(
                 Panel(
-                    Text(_text(insight)),
+                    Text(text_of(insight)),
                     title=f"{insight.analysis} · {insight.model}",
                     title_align="left",
                     subtitle=_subtitle(insight),
@@ -76,7 +76,8 @@ def _subtitle(insight: Insight) -> str:
     return f"record as of {insight.as_of:%Y-%m-%d %H:%M:%S} · version {Version(*insight.version)}"
 
 
-def _text(insight: Insight) -> str:
+def text_of(insight: Insight) -> str:
+    """An insight in words, for a terminal."""
     payload = insight.payload
     if insight.retracted or payload is None:
         return "The record is gone; nothing is shown about it any more."

@@ -12,7 +12,22 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from console import accounts, config, demo, endpoints, insights, serve, status, tenants, topics
+from console import (
+    accounts,
+    config,
+    demo,
+    endpoints,
+    gateway,
+    insights,
+    requests,
+    serve,
+    sources,
+    status,
+    tenants,
+    topics,
+)
+from console.dead_letters import commands as dead_letters
+from console.replay import commands as replay
 from console.runtime import explained
 
 app = typer.Typer(
@@ -24,9 +39,14 @@ app = typer.Typer(
 )
 app.add_typer(tenants.app, name="tenant")
 app.add_typer(endpoints.app, name="endpoint")
+app.add_typer(sources.app, name="source")
 app.add_typer(accounts.app, name="account")
 app.add_typer(insights.app, name="insight")
+app.add_typer(gateway.app, name="gateway")
 app.add_typer(topics.app, name="topics")
+app.add_typer(requests.app, name="requests")
+app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(replay.app, name="replay")
 app.add_typer(config.app, name="config")
 app.command("status")(status.status)
 app.command("up")(serve.up)

@@ -7,6 +7,7 @@ it finishes and commits. A role that stops by itself stops the process, with its
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -86,6 +87,9 @@ async def serve(settings: Settings, names: Sequence[RoleName]) -> None:
     async with running(settings, names) as roles:
         checks = {f"{role.name}.{name}": check for role in roles.values() for name, check in role.readiness().items()}
         ops = await serve_ops(settings, checks)
+        # What stands now stays: without it in view a collection looks at the last messages alone, not at all modules of all roles.
+        gc.collect()
+        gc.freeze()
         log("console").info("ready", roles=list(names), ops_port=ops.port)
         watched = {asyncio.create_task(role.wait(), name=role.name) for role in roles.values()}
         stopping = asyncio.create_task(stop.wait())

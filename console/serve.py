@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import uvloop
@@ -20,19 +22,32 @@ from console.runtime import (
     read_settings,
     write_note,
 )
+from console.workers import serve_workers
 from infra.database.engine import migrate as migrate_tables
 from infra.kafka.topics import migrate_topics
 from infra.local.engine import StackError
 from infra.local.stack import Addresses, EmbeddedStack
 from infra.settings import ROLES, Role, Settings
 
+LOOK_EVERY_SECONDS = 1.0
+LET_GO_SECONDS = 20.0
+"""For roles to drain as far as they can without the server that has ended."""
+
 
 def serve(
     role: Annotated[str, typer.Argument(help=f"One of: {', '.join(ROLES)}, or `all`.")],
+    workers: Annotated[
+        int, typer.Option(min=1, help="ingress alone: so many processes behind one port, restarted when they die.")
+    ] = 1,
 ) -> None:
     """Run one role until SIGTERM, as in production: every server is given by URL."""
     names = _roles(role)
     settings = local_settings()
+    if workers > 1:
+        if names != ("ingress",):
+            raise ConsoleError("--workers is for `hookline serve ingress`: run other roles as several replicas")
+        uvloop.run(serve_workers(settings, workers))
+        return
     uvloop.run(serve_roles(settings, names))
 
 
@@ -95,7 +110,8 @@ def up() -> None:
     """All roles in one process, on the embedded stack where no server is given, until Ctrl-C."""
     settings = read_settings()
     try:
-        with stack_of(settings) as addresses:
+        stack = stack_of(settings)
+        with stack as addresses:
             complete = embedded_settings(settings, addresses, settings.data_dir)
             for line in bring_up_to_date(complete):
                 err.print(f"[dim]{line}[/]")
@@ -105,6 +121,36 @@ def up() -> None:
             out.print(
                 "Next, in another terminal: `hookline tenant add`, `hookline endpoint add`, `hookline account add`."
             )
-            uvloop.run(serve_roles(complete, ROLES))
+            uvloop.run(while_servers_run(serve_roles(complete, ROLES), stack.ended, settings.data_dir / "logs"))
     except StackError as error:
         raise ConsoleError(str(error)) from error
+
+
+async def while_servers_run(
+    work: Coroutine[Any, Any, None],
+    ended: Callable[[], Mapping[str, int]],
+    logs: Path,
+    *,
+    every: float = LOOK_EVERY_SECONDS,
+) -> None:
+    """Do `work`, and end it when `ended` names a server of ours with its exit code: nobody would start that one again, and
+    roles wait patiently for a server that is away. Raises StackError then, after the roles have let go.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait({task}, timeout=every))[0]:
+            if codes := ended():
+                text = ", ".join(
+                    f"{name} (" + (f"signal {-code}" if code < 0 else f"exit code {code}") + ")"
+                    for name, code in sorted(codes.items())
+                )
+                err.print(f"{text} has ended by itself: stopping")
+                raise StackError(
+                    f"{text} of the embedded stack has ended by itself. What to do: read its log in {logs} (a full disk and too"
+                    " little memory are the usual reasons), then start `hookline up` again: nothing that was accepted is lost."
+                )
+        task.result()
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait({task}, timeout=LET_GO_SECONDS)

@@ -33,12 +33,13 @@ REQUEST_SECONDS = _histogram("hookline_ingress_request_seconds", "From the last 
 DELIVERIES = _counter("hookline_deliveries_total", "Deliveries that the translator has read.", "source")
 CHANGES = _counter("hookline_changes_total", "Changes that the translator has published, by lane.", "source", "lane")
 DUPLICATES = _counter("hookline_duplicates_total", "Events that were dropped because they had been seen.", "source")
+OVER_RATE = _counter("hookline_changes_over_rate_total", "Changes that went to the bulk lane because their tenant was over its rate.", "source")  # fmt: skip
 OWN_EVENTS = _counter("hookline_own_events_total", "Events on our own properties, dropped unread.", "source")
 UNREAD_EVENTS = _counter("hookline_unread_events_total", "Events that no analysis reads, and empty deliveries: dropped, by reason.", "source", "reason")  # fmt: skip
 REFUSALS_UNRECORDED = _counter("hookline_refusals_unrecorded_total", "Refusals that never reached the admin's list, because PostgreSQL was away for too long.")  # fmt: skip
 
 # processors
-SNAPSHOTS = _counter("hookline_snapshots_total", "What the hydrator found for a record: published, unchanged, gone, refused, set_aside.", "object", "outcome")  # fmt: skip
+SNAPSHOTS = _counter("hookline_snapshots_total", "What the hydrator found for a record: published, unchanged, gone, refused, set_aside, erased.", "object", "outcome")  # fmt: skip
 COALESCED = _counter(
     "hookline_changes_coalesced_total", "Changes that were folded into another one of the same record."
 )
@@ -63,11 +64,21 @@ MODEL_CACHE = _counter(
 MODEL_OUTPUTS = _counter("hookline_model_outputs_total", "Answers of a model, by what they were worth: VALID, or why not (EMPTY, PROSE, TRUNCATED, SCHEMA, REFUSED).", "prompt", "outcome")  # fmt: skip
 MODEL_WITHHELD = _counter("hookline_model_withheld_total", "Questions that got no answer, by cause: QuotaSpent, RateLimited, InputRefused, OutputInvalid, or what was unavailable.", "analysis", "cause")  # fmt: skip
 
+MODEL_WAITING = _gauge("hookline_model_waiting", "Questions of this process that wait for their turn.")
+MODEL_SHARED = _gauge("hookline_model_limits_shared", "1 while limits are shared by all replicas, 0 while Redis is away and a local share holds.")  # fmt: skip
+MODEL_QUOTA_WARNINGS = _counter("hookline_model_quota_warnings_total", "Questions that were granted beyond a quota's soft limit, by quota (user, day or month, and what: requests, tokens, dollars).", "quota")  # fmt: skip
+MODEL_BREAKER = _gauge("hookline_model_circuit_open", "1 while a model's circuit is open.", "model")
+MODEL_SAVED = _counter("hookline_model_saved_usd_total", "US dollars that were not spent, by what saved them: cache, prompt_cache (the provider's), packing.", "by")  # fmt: skip
+MODEL_CACHED_TOKENS = _counter("hookline_model_cached_tokens_total", "Input tokens that came from the provider's own prompt cache.", "provider", "model")  # fmt: skip
+
 # CRM and sinks
 CRM_CALLS = _counter("hookline_crm_calls_total", "Calls to a CRM's API, by outcome.", "crm", "operation", "outcome")
 CRM_SECONDS = _histogram(
     "hookline_crm_seconds", "Time that a CRM's API took to answer.", "crm", "operation", buckets=_SLOW
 )
+CRM_TURN_SECONDS = _histogram("hookline_crm_turn_seconds", "Time that a CRM call waited for its account's turn.", "crm", "lane", buckets=_SLOW)  # fmt: skip
+CRM_HELD_BACK = _counter("hookline_crm_held_back_total", "CRM calls put off, by why: 429, window (waited too long), day, or day for bulk work.", "crm", "why")  # fmt: skip
+CRM_SHARED = _gauge("hookline_crm_limits_shared", "1 while an account's limits are shared by all processes, 0 while Redis is away and a local share holds.", "crm")  # fmt: skip
 WRITES = _counter("hookline_writes_total", "What a destination did with an insight: written, stale, unchanged, refused, later.", "destination", "outcome")  # fmt: skip
 END_TO_END_SECONDS = _histogram("hookline_end_to_end_seconds", "From the CRM's last-modified time of a record to its insight being written.", "destination", buckets=_SLOW)  # fmt: skip
 

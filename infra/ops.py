@@ -22,6 +22,8 @@ from infra.settings import Settings, SettingsError, variable
 Check = Callable[[], Awaitable[str | None]]
 """None: fine. A text: what is wrong, for people. May raise; may take its time, which is cut at CHECK_SECONDS."""
 CHECK_SECONDS = 4.0
+MetricsPage = Callable[[], Awaitable[tuple[str, bytes]]]
+"""Content type and text of a page of metrics."""
 
 _Scope = dict[str, Any]
 _Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -45,8 +47,10 @@ async def ask_all(readiness: Mapping[str, Check]) -> dict[str, str | None]:
 
 
 class _Ops:
-    def __init__(self, readiness: Mapping[str, Check]) -> None:
+    def __init__(self, readiness: Mapping[str, Check], page: MetricsPage | None, *, any_suffices: bool) -> None:
         self._readiness = readiness
+        self._page = page
+        self._any = any_suffices
 
     async def __call__(self, scope: _Scope, _receive: _Receive, send: _Send) -> None:
         if scope["type"] != "http":
@@ -72,10 +76,12 @@ class _Ops:
             return 200, "application/json", b'{"live": true}'
         if path == "/health/ready":
             answers = await ask_all(self._readiness)
-            ready = not any(answers.values())
+            ready = not all(answers.values()) if self._any and answers else not any(answers.values())
             text = json.dumps({"ready": ready, "parts": {part: answer or "ok" for part, answer in answers.items()}})
             return (200 if ready else 503), "application/json", text.encode()
         if path == "/metrics":
+            if self._page is not None:
+                return 200, *(await self._page())
             return 200, CONTENT_TYPE_LATEST, generate_latest(metrics.REGISTRY)
         return 404, "text/plain", b"/health/live, /health/ready or /metrics\n"
 
@@ -95,10 +101,19 @@ class OpsServer:
             await self._task
 
 
-async def serve_ops(settings: Settings, readiness: Mapping[str, Check]) -> OpsServer:
-    """Serve on `ops_host:ops_port` (0 takes a free one); raises SettingsError when the port is taken."""
+async def serve_ops(
+    settings: Settings,
+    readiness: Mapping[str, Check],
+    *,
+    any_suffices: bool = False,
+    metrics_page: MetricsPage | None = None,
+) -> OpsServer:
+    """Serve on `ops_host:ops_port` (0 takes a free one); raises SettingsError when the port is taken.
+
+    `any_suffices`: ready while any of the checks is fine. `metrics_page`: instead of this process's own metrics.
+    """
     config = uvicorn.Config(
-        _Ops(readiness), host=settings.ops_host, port=settings.ops_port, log_config=None, access_log=False, lifespan="off",
+        _Ops(readiness, metrics_page, any_suffices=any_suffices), host=settings.ops_host, port=settings.ops_port, log_config=None, access_log=False, lifespan="off",
         timeout_graceful_shutdown=2,
     )  # fmt: skip
     try:

@@ -26,6 +26,7 @@ from infra.database.engine import build_engine
 from infra.kafka.broker import Publisher
 from infra.kafka.codec import Codec
 from infra.kafka.connection import build_broker
+from infra.kafka.letters import is_redriven
 from infra.kafka.pump import Handler, Pump
 from infra.kafka.raw import Raw
 from infra.kafka.topics import check_topics
@@ -213,12 +214,19 @@ class Role:
         handler: Handler,
         **more: Any,
     ) -> Pump:
-        """A pump of this role, started after `setup` and drained with it; poison becomes a dead letter HANDLER_BUG."""
-        more.setdefault("on_poison", self._lay_aside)
+        """A pump of this role, started after `setup` and drained with it; poison becomes a dead letter HANDLER_BUG of `stage`
+        (the role itself by default).
+        """
+        stage = more.pop("stage", self.name)
+
+        async def lay_aside(raw: Raw, error: Exception) -> None:
+            await self._lay_aside(stage, raw, error)
+
+        more.setdefault("on_poison", lay_aside)
         pump = Pump(self.settings, topics=[topic.name for topic in topics], group=group, handler=handler, **more)
 
         def count(raw: Raw, cause: Cause) -> None:
-            if cause in _SYSTEMIC:
+            if cause in _SYSTEMIC and not is_redriven(raw):
                 pump.laid_aside(raw, cause.value)
 
         self.publisher.watch(count)
@@ -320,14 +328,14 @@ class Role:
             self._stopped.set_exception(error)
             self._stopped.exception()
 
-    async def _lay_aside(self, raw: Raw, error: Exception) -> None:
+    async def _lay_aside(self, stage: str, raw: Raw, error: Exception) -> None:
         try:
             envelope = Envelope.from_headers(raw.headers)
             tenant, account = envelope.tenant, envelope.account or None
         except EnvelopeError:
             tenant, account = "unknown", None
         await self.publisher.dead_letter(
-            raw, stage=self.name, cause=Cause.HANDLER_BUG, detail=type(error).__name__, tenant=tenant, account=account
+            raw, stage=stage, cause=Cause.HANDLER_BUG, detail=type(error).__name__, tenant=tenant, account=account
         )
 
 

@@ -8,13 +8,14 @@ Sources, strongest first: environment, `.env`, defaults. URLs keep their industr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-Role = Literal["ingress", "translator", "hydrator", "analyst", "sinks"]
+Role = Literal["ingress", "translator", "hydrator", "analyst", "sinks", "api"]
 ROLES: tuple[Role, ...] = ("ingress", "translator", "hydrator", "analyst", "sinks")
 
 
@@ -24,6 +25,17 @@ class SettingsError(RuntimeError):
 
 def _plain(name: str) -> AliasChoices:
     return AliasChoices(name, f"HOOKLINE_{name}")
+
+
+class ModelLimits(BaseModel):
+    """What a provider gives; 0 is no limit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    requests_per_minute: int = Field(default=0, ge=0)
+    tokens_per_minute: int = Field(default=0, ge=0)
+    requests_per_day: int = Field(default=0, ge=0)
+    tokens_per_day: int = Field(default=0, ge=0)
 
 
 class Settings(BaseSettings):
@@ -94,12 +106,120 @@ class Settings(BaseSettings):
     ingress_body_timeout_seconds: float = Field(
         default=10.0, gt=0, description="A body must be complete after this long."
     )
+    ingress_max_split_bytes: int = Field(
+        default=8_000_000,
+        ge=1_000,
+        description="Largest body accepted where the dialect lets us split a delivery by event into several messages.",
+    )
+    ingress_max_headers: int = Field(default=100, ge=10, description="Headers of one request at most.")
+    ingress_max_header_bytes: int = Field(
+        default=32_768, ge=1_024, description="Bytes of request line and headers at most."
+    )
+    ingress_header_timeout_seconds: float = Field(
+        default=10.0, gt=0, description="Request line and headers must be complete after this long."
+    )
+    ingress_max_connections: int = Field(
+        default=4_000, ge=1, description="Connections at once, per process; further ones are answered 503 and closed."
+    )
+    ingress_rate_per_second: float = Field(
+        default=500.0,
+        ge=0,
+        description="Genuine requests per endpoint and second, over all ingress processes; 0: no limit. An endpoint's own `rate_per_second` outweighs it.",
+    )
+    ingress_rate_burst: int = Field(
+        default=2_000,
+        ge=1,
+        description="Requests that an endpoint may send at once after a pause; an endpoint's own `rate_burst` outweighs it.",
+    )
+    ingress_processes: int = Field(
+        default=1,
+        ge=1,
+        description="Ingress replicas in all: each takes its share of the rates (`--workers` counts its own).",
+    )
+    ingress_socket: int | None = Field(
+        default=None,
+        ge=3,
+        description="A listening socket that was handed down (its file descriptor); set by `hookline serve ingress --workers`.",
+    )
+    ingress_refused_hours: int = Field(
+        default=24,
+        ge=0,
+        le=72,
+        description="Hours for which bodies of refused requests are kept, sealed, for `hookline requests retry`; 0 keeps none.",
+    )
+
+    # Senders and what stands between them and the front door
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Networks (CIDR, comma-separated; `unix` for a Unix socket) of our own proxies. What one of them says of a "
+        "sender's address, host and certificate is believed; from anybody else it is not even read.",
+    )
+    trusted_proxy_headers: Literal["x-forwarded", "forwarded"] = Field(
+        default="x-forwarded",
+        description="What the trusted proxies write: `X-Forwarded-For/-Proto/-Host/-Prefix`, or `Forwarded` (RFC 7239). "
+        "They must overwrite or append to it; the other one is not read, since a sender could write it.",
+    )
+    client_certificate_header: Literal["none", "xfcc", "x-ssl-client", "client-cert"] = Field(
+        default="none",
+        description="How the trusted proxies pass a verified client certificate on: Envoy's `X-Forwarded-Client-Cert`, nginx's "
+        "and HAProxy's `X-SSL-Client-Verify` with `X-SSL-Client-Cert`, or `Client-Cert` (RFC 9440). They must overwrite it.",
+    )
+    ingress_tls_cert_file: Path | None = Field(
+        default=None, description="Certificate chain (PEM): with it the front door speaks TLS itself."
+    )
+    ingress_tls_key_file: Path | None = Field(default=None, description="Key (PEM) of that certificate.")
+    ingress_tls_client_ca_file: Path | None = Field(
+        default=None, description="CA bundle (PEM) that senders' client certificates must come from."
+    )
+    ingress_tls_client_certificates: Literal["none", "optional", "required"] = Field(
+        default="none",
+        description="Whether the front door asks senders for a client certificate. `optional` lets each endpoint decide.",
+    )
 
     # Health and metrics
     ops_host: str = Field(default="127.0.0.1", description="Address of /health/live, /health/ready and /metrics.")
     ops_port: int = Field(default=8081, ge=0, le=65535, description="Port of health and metrics; 0 takes a free one.")
 
+    # HTTP API
+    api_host: str = Field(default="127.0.0.1", description="Address that the HTTP API binds.")
+    api_port: int = Field(default=8082, ge=0, le=65535, description="Port of the HTTP API; 0 takes a free one.")
+    api_allow_remote: bool = Field(
+        default=False,
+        description="Must be true for the HTTP API to bind anything but loopback. It speaks plain HTTP: put TLS in front.",
+    )
+    api_public_url: str | None = Field(
+        default=None,
+        description="How browsers reach the HTTP API, e.g. `https://hookline.example.com`: CRMs send them back to `/oauth/...` there.",
+    )
+
+    # Backfill
+    backfill_records_per_second: float = Field(
+        default=50.0, gt=0, description="Records a second that a backfill puts on the bulk lane, unless it says otherwise."
+    )
+    backfill_daily_share: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Part of an account's API calls of a day that a backfill may cause, reading included.",
+    )
+
+    # Lanes
+    tenant_changes_per_second: int = Field(
+        default=100,
+        ge=1,
+        description="Changes a second of one tenant that travel on the live lane; what is above goes to the bulk lane. "
+        "For one tenant: `hookline tenant rate`.",
+    )
+    tenant_changes_burst: int = Field(
+        default=2_000, ge=1, description="Changes that a tenant may send at once before its rate counts."
+    )
+
     # Processors
+    privacy_settle_seconds: float = Field(
+        default=15.0,
+        ge=2.5,
+        description="How long an erasure waits between destroying keys and reading the other records again: what was under way ends meanwhile.",
+    )
     coalesce_window_seconds: float = Field(
         default=5.0,
         ge=0,
@@ -111,6 +231,27 @@ class Settings(BaseSettings):
     max_in_flight_bytes: int = Field(default=64 * 1024 * 1024, ge=1_000_000, description="Bytes a role holds at most.")
     crm_timeout_seconds: float = Field(default=20.0, gt=0, description="Read timeout of a CRM call.")
     crm_concurrency: int = Field(default=4, ge=1, description="CRM calls at once per account and process.")
+    crm_free_share: float = Field(
+        default=0.2,
+        ge=0,
+        lt=1,
+        description="Part of an account's daily API calls that stays free for the customer's other integrations.",
+    )
+    crm_bulk_free_share: float = Field(
+        default=0.5, ge=0, lt=1, description="Part of an account's daily API calls that bulk work leaves untouched."
+    )
+    crm_daily_calls: int | None = Field(
+        default=None, ge=1, description="Calls a UTC day that we allow ourselves per account, whatever the CRM allows."
+    )
+    crm_wait_seconds: float = Field(
+        default=60.0, gt=0, description="For so long a call waits for its account's limit; then its records are set aside."
+    )
+    crm_share_without_redis: float = Field(
+        default=0.25,
+        gt=0,
+        le=1,
+        description="Part of an account's limit that one process uses while Redis is away: 1 divided by the processes that call CRMs.",
+    )
     sandbox_url: str | None = Field(
         default=None, description="Address of the sandbox CRM; refused unless HOOKLINE_ENVIRONMENT=development."
     )
@@ -138,6 +279,35 @@ class Settings(BaseSettings):
     model_requests_per_day: int = Field(default=500_000, ge=1, description="Per tenant and day (UTC).")
     user_requests_per_day: int = Field(default=50_000, ge=1, description="Per user and day (UTC).")
     cache_ttl_seconds: int = Field(default=7 * 86_400, ge=0, description="How long an answer is kept; 0 keeps none.")
+    model_tokens_per_day: int = Field(default=0, ge=0, description="Per tenant and day (UTC); 0: no limit.")
+    model_dollars_per_day: float = Field(default=0.0, ge=0, description="Per tenant and day (UTC); 0: no limit.")
+    model_requests_per_month: int = Field(default=0, ge=0, description="Per tenant and month (UTC); 0: no limit.")
+    model_tokens_per_month: int = Field(default=0, ge=0, description="Per tenant and month (UTC); 0: no limit.")
+    model_dollars_per_month: float = Field(default=0.0, ge=0, description="Per tenant and month (UTC); 0: no limit.")
+    user_tokens_per_day: int = Field(default=0, ge=0, description="Per user and day (UTC); 0: no limit.")
+    user_dollars_per_day: float = Field(default=0.0, ge=0, description="Per user and day (UTC); 0: no limit.")
+    quota_soft_share: float = Field(
+        default=0.8, gt=0, le=1, description="Share of a quota from which on a warning is given."
+    )
+    quotas_without_redis: Literal["open", "closed"] = Field(
+        default="open",
+        description="Redis away: `open` goes on within a local share of limits and quotas, `closed` refuses.",
+    )
+    gateway_replicas: int = Field(
+        default=4, ge=1, description="Processes that ask models: without Redis each takes this part of every limit."
+    )
+    provider_limits: dict[str, ModelLimits] = Field(
+        default={},
+        description="What the provider's key may take, by model (`*`: over all models), as JSON: "
+        '`{"openai/gpt-oss-120b": {"requests_per_minute": 1000, "tokens_per_minute": 250000, '
+        '"requests_per_day": 500000, "tokens_per_day": 0}}`. What is not said is taken from the provider\'s headers.',
+    )
+    model_window_seconds: float = Field(
+        default=60.0, gt=0.1, description="Length of a limit's `minute`; another value is for measuring."
+    )
+    model_burst_share: float = Field(
+        default=0.2, gt=0, le=1, description="Part of a provider's minute that may go at once after a quiet time."
+    )
 
     # Sinks
     destinations: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -159,10 +329,39 @@ class Settings(BaseSettings):
     # Embedded stack
     data_dir: Path = Field(default=Path(".hookline"), description="Where the embedded stack keeps its data.")
 
-    @field_validator("analyses", "destinations", mode="before")
+    @field_validator("analyses", "destinations", "trusted_proxies", mode="before")
     @classmethod
     def _comma_separated(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+_TLS_PAIR = ("ingress_tls_cert_file", "ingress_tls_key_file")
+
+
+def _sender_problems(settings: Settings) -> list[str]:
+    found = []
+    for network in settings.trusted_proxies:
+        try:
+            if network != "unix":
+                ip_network(network)
+        except ValueError as error:
+            found.append(f"{variable('trusted_proxies')}: {error}; write networks as 10.0.0.0/8, or unix")
+    if settings.client_certificate_header != "none" and not settings.trusted_proxies:
+        found.append(
+            f"{variable('client_certificate_header')} is {settings.client_certificate_header}, and no proxy is trusted to write "
+            f"it: set {variable('trusted_proxies')}"
+        )
+    absent = [name for name in _TLS_PAIR if getattr(settings, name) is None]
+    asks = settings.ingress_tls_client_certificates != "none"
+    if len(absent) == 1 or (asks and absent):
+        found.append(
+            f"{' and '.join(variable(name) for name in absent)} is not set, and TLS at the front door needs both"
+        )
+    if asks and settings.ingress_tls_client_ca_file is None:
+        found.append(
+            f"{variable('ingress_tls_client_ca_file')} is not set: without it no client certificate can be verified"
+        )
+    return found
 
 
 _NEEDS: dict[Role, tuple[str, ...]] = {
@@ -171,6 +370,7 @@ _NEEDS: dict[Role, tuple[str, ...]] = {
     "hydrator": ("kafka_url", "database_url", "master_keys"),
     "analyst": ("kafka_url", "database_url", "redis_url", "master_keys"),
     "sinks": ("kafka_url", "database_url", "master_keys"),
+    "api": ("kafka_url", "database_url", "redis_url", "master_keys"),
 }
 
 
@@ -192,6 +392,7 @@ def problems(settings: Settings, needs: Sequence[str]) -> list[str]:
             f"{variable('sandbox_url')} points at the sandbox CRM, which production refuses: unset it, "
             "or set HOOKLINE_ENVIRONMENT=development on a machine without customers' data"
         )
+    found += _sender_problems(settings)
     if settings.kafka_security.startswith("SASL") and not (settings.kafka_username and settings.kafka_password):
         found.append(f"{settings.kafka_security} needs HOOKLINE_KAFKA_USERNAME and HOOKLINE_KAFKA_PASSWORD")
     if settings.provider == "groq" and settings.groq_api_key is None:

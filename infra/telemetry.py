@@ -18,6 +18,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -25,6 +26,16 @@ from infra.settings import Settings
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 _LIBRARIES = ("aiokafka", "faststream", "uvicorn", "hubspot", "urllib3", "httpx", "httpcore")
+
+
+class _Ids(RandomIdGenerator):
+    """Random ids, but for the one trace whose id was chosen: see `start_trace`."""
+
+    chosen = 0
+
+    def generate_trace_id(self) -> int:
+        found, self.chosen = self.chosen, 0
+        return found or super().generate_trace_id()
 
 
 def configure(settings: Settings, service: str, *, processors: tuple[SpanProcessor, ...] = ()) -> None:
@@ -39,6 +50,7 @@ def configure(settings: Settings, service: str, *, processors: tuple[SpanProcess
         resource=Resource.create({"service.name": service, "service.namespace": "hookline"}),
         # A message's fate is decided once, at the front door; every later stage follows it.
         sampler=ParentBased(TraceIdRatioBased(settings.trace_ratio)),
+        id_generator=_Ids(),
     )
     if settings.otlp_endpoint:
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=_traces_url(settings.otlp_endpoint))))
@@ -64,6 +76,14 @@ def log(name: str) -> structlog.stdlib.BoundLogger:
 def tracer() -> trace.Tracer:
     """The tracer of all our spans; made once, as making one costs more than a span. Works from before `configure` on."""
     return trace.get_tracer("hookline")
+
+
+def start_trace(name: str, trace_id: str, *, kind: trace.SpanKind) -> trace.Span:
+    """A span that begins the trace of this id (32 hexadecimal digits); of a random one where tracing is not configured by us."""
+    ids = getattr(trace.get_tracer_provider(), "id_generator", None)
+    if isinstance(ids, _Ids):
+        ids.chosen = int(trace_id, 16)
+    return tracer().start_span(name, context=Context(), kind=kind)
 
 
 def traceparent() -> str:
@@ -104,7 +124,8 @@ def _configure_logs(settings: Settings, service: str) -> None:
     ]
     if settings.log_format == "json":
         last: list[structlog.typing.Processor] = [
-            structlog.processors.dict_tracebacks,
+            # Without local variables: they hold passwords and what customers wrote.
+            structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
             structlog.processors.JSONRenderer(),
         ]
     else:

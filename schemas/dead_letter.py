@@ -6,6 +6,7 @@ Law: the detail never holds a customer's text or a secret; the original bytes st
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 from pydantic import Base64Bytes, Field
 
@@ -43,6 +44,27 @@ REMEDIES: dict[Cause, str] = {
     Cause.SNAPSHOT_TOO_LARGE: "The record does not fit into one message even after cutting: shorten its largest field in the CRM.",
     Cause.HANDLER_BUG: "A bug of ours, please report it with the error's name; redrive after the fix.",
 }
+
+
+Kind = Literal["poison", "account"]
+"""`poison`: the pipeline failed. `account`: it did what it should, and what a person set up, or what a record holds, does not let
+it go on: that belongs to the account's health, and nobody of ours is woken."""
+
+_OF_THE_ACCOUNT = frozenset(
+    {
+        Cause.FOREIGN_ACCOUNT,
+        Cause.UNSUPPORTED_EVENT,
+        Cause.RECORD_GONE,
+        Cause.CRM_REFUSED_READ,
+        Cause.CRM_REFUSED_WRITE,
+        Cause.SNAPSHOT_TOO_LARGE,
+    }
+)
+
+
+def kind_of(cause: str) -> Kind:
+    """Whose it is to mend. A cause that this release does not know is poison: somebody should look."""
+    return "account" if cause in _OF_THE_ACCOUNT else "poison"
 
 
 class DeadLetter(Message):

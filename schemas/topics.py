@@ -92,6 +92,16 @@ INSIGHTS: Topic[Insight] = Topic(
     scope="record",
     compacted=True,
 )
+INSIGHTS_REDRIVEN: Topic[Insight] = Topic(
+    # Beside `crm.insights`, whose compaction would keep the redriven insight and drop a newer one. Header `hl_destination` says
+    # for whom it is; without it, for all.
+    "crm.insights.redriven",
+    Insight,
+    "hookline.insight.v1",
+    key=lambda i: f"{_record(i)}/{i.analysis}",
+    partition_by=_record,
+    scope="record",
+)
 DEAD_LETTERS: Topic[DeadLetter] = Topic(
     "crm.dead-letters",
     DeadLetter,
@@ -103,5 +113,5 @@ DEAD_LETTERS: Topic[DeadLetter] = Topic(
     retention_ms=30 * DAYS,
 )
 
-ALL: tuple[Topic[Any], ...] = (DELIVERIES, CHANGES, CHANGES_BULK, RECORDS, INSIGHTS, DEAD_LETTERS)
+ALL: tuple[Topic[Any], ...] = (DELIVERIES, CHANGES, CHANGES_BULK, RECORDS, INSIGHTS, INSIGHTS_REDRIVEN, DEAD_LETTERS)
 BY_NAME: dict[str, Topic[Any]] = {topic.name: topic for topic in ALL}

@@ -7,6 +7,7 @@ Law: an endpoint is not an account; it owns secrets and the accounts that it may
 from infra.accounts.directory import Directory
 from infra.accounts.identity import Account, Endpoint, RegistryError, Secret, State, account_id, salesforce_id
 from infra.accounts.registry import JUST_CONNECTED_SECONDS, Registry, SecretSealer
+from infra.accounts.weakness import weakness
 
 __all__ = [
     "JUST_CONNECTED_SECONDS",
@@ -20,4 +21,5 @@ __all__ = [
     "State",
     "account_id",
     "salesforce_id",
+    "weakness",
 ]

@@ -14,15 +14,19 @@ from datetime import datetime
 from typing import Any, Protocol
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from infra.accounts.identity import Account, Endpoint, RegistryError, Secret, State, account_id
+from infra.accounts.weakness import weakness
 from infra.database.tables import accounts, endpoint_accounts, endpoint_secrets, endpoints, set_aside, tenants
 
 JUST_CONNECTED_SECONDS = 3.0
 """Longer than any process goes on with credentials that were replaced: see `Directory`."""
+EXPIRED_KEPT_SECONDS = 7 * 86_400
+"""How long an expired secret is still listed, for whoever looks into a refusal of last week."""
+MAX_OVERLAP_SECONDS = 90 * 86_400
 _TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
@@ -112,9 +116,26 @@ class Registry:
     async def rotate_secret(
         self, endpoint: str, secret: str | bytes | None = None, *, overlap_seconds: float = 86_400
     ) -> Endpoint:
-        """Give the endpoint a new secret; the old ones stay valid for `overlap_seconds`, so that no delivery is refused."""
+        """Give the endpoint a new secret; the old ones stay valid for `overlap_seconds`, so that no delivery is refused.
+
+        Secrets that expired more than `EXPIRED_KEPT_SECONDS` ago are deleted.
+
+        Raises:
+            RegistryError: unknown endpoint, a negative overlap, or a secret that is none (see `weakness`).
+        """
+        if not 0 <= overlap_seconds <= MAX_OVERLAP_SECONDS:
+            raise RegistryError(
+                f"an overlap of {overlap_seconds:g} s: give 0 to {MAX_OVERLAP_SECONDS} s ({MAX_OVERLAP_SECONDS // 86_400} days)"
+            )
         async with self._change() as connection:
             await self._need_endpoint(connection, endpoint)
+            await connection.execute(
+                endpoint_secrets.delete().where(
+                    endpoint_secrets.c.endpoint == endpoint,
+                    endpoint_secrets.c.valid_until
+                    < sa.func.now() - sa.func.make_interval(0, 0, 0, 0, 0, 0, EXPIRED_KEPT_SECONDS),
+                )
+            )
             ends = sa.func.now() + sa.func.make_interval(0, 0, 0, 0, 0, 0, overlap_seconds)
             await connection.execute(
                 endpoint_secrets.update()
@@ -122,6 +143,17 @@ class Registry:
                 .values(valid_until=sa.func.least(sa.func.coalesce(endpoint_secrets.c.valid_until, ends), ends))
             )
             await self._insert_secret(connection, endpoint, secret)
+        return await self.endpoint(endpoint)
+
+    async def configure_endpoint(self, endpoint: str, config: Mapping[str, Any]) -> Endpoint:
+        """Replace what the endpoint's source and its conditions are configured with; in force everywhere within two seconds."""
+        async with self._change() as connection:
+            await self._need_endpoint(connection, endpoint)
+            await connection.execute(
+                endpoints.update()
+                .where(endpoints.c.id == endpoint)
+                .values(config=dict(config), changed_at=sa.func.now())
+            )
         return await self.endpoint(endpoint)
 
     async def enable_endpoint(self, endpoint: str, enabled: bool) -> None:
@@ -201,20 +233,61 @@ class Registry:
                     f"account {identity} belongs to another tenant already: an org has one tenant; remove it there first"
                 )
             if before == "disconnected":
-                # Its records waited for this, and not for a time.
-                await connection.execute(
-                    set_aside.update()
-                    .where(
-                        set_aside.c.account == identity,
-                        set_aside.c.emitted_at.is_(None),
-                        set_aside.c.due_at > sa.func.now(),
-                    )
-                    .values(due_at=sa.func.now())
-                )
+                await self._due_now(connection, identity)
             for endpoint in endpoints:
                 of = await self._need_endpoint(connection, endpoint)
                 await self._connect(connection, endpoint, of, identity)
         return await self.account(identity)
+
+    async def reconnect(
+        self, account: str, credentials: Mapping[str, Any], config: Mapping[str, Any] | None = None
+    ) -> Account:
+        """Give a registered account credentials that work, and make it active: what was set aside for it is due at once.
+
+        `config` is merged into what is there. Raises RegistryError for an unknown account.
+        """
+        identity = account_id(account)
+        sealed = self._sealer.seal_secret(_pack(credentials), purpose=_credentials_of(identity))
+        async with self._change() as connection:
+            done = await connection.execute(
+                accounts.update()
+                .where(accounts.c.id == identity)
+                .values(
+                    sealed_credentials=sealed,
+                    config=accounts.c.config.op("||")(sa.cast(dict(config or {}), JSONB)),
+                    state="active",
+                    state_reason="",
+                    changed_at=sa.func.now(),
+                )
+            )
+            if done.rowcount == 0:
+                raise RegistryError(f"account {account!r} is not known: see `hookline account list`")
+            await self._due_now(connection, identity)
+        return await self.account(identity)
+
+    async def rotate_refresh_token(self, account: str, used: str, new: str) -> bool:
+        """Put the refresh token that the CRM gave in place of the one that it ended by that.
+
+        Returns:
+            False: the account has another one by now (it was connected anew), which stays.
+        """
+        async with self._change() as connection:
+            row = (
+                await connection.execute(
+                    sa.select(accounts.c.sealed_credentials).where(accounts.c.id == account).with_for_update()
+                )
+            ).first()
+            opened = None if row is None or row[0] is None else self._opened(row[0], _credentials_of(account))
+            given = {} if opened is None else json.loads(opened)
+            if given.get("refresh_token") != used:
+                return False
+            sealed = self._sealer.seal_secret(_pack({**given, "refresh_token": new}), purpose=_credentials_of(account))
+            await connection.execute(
+                accounts.update()
+                .where(accounts.c.id == account)
+                .values(sealed_credentials=sealed, changed_at=sa.func.now())
+            )
+            return True
 
     async def set_credentials(self, account: str, credentials: Mapping[str, Any]) -> None:
         """Replace the credentials, e.g. after the CRM rotated a refresh token."""
@@ -336,10 +409,26 @@ class Registry:
         if secret is None:
             secret = random.token_urlsafe(32)
         value = secret.encode() if isinstance(secret, str) else secret
-        if not value:
-            raise RegistryError("the secret is empty: leave it out to have one made")
+        found = weakness(value)
+        if found is not None:
+            raise RegistryError(
+                f"the secret does not count, for {found}: copy the sender's own, or leave it out to have one of 256 bits made"
+            )
         sealed = self._sealer.seal_secret(value, purpose=_secret_of(endpoint))
         await connection.execute(endpoint_secrets.insert().values(endpoint=endpoint, sealed_secret=sealed))
+
+    @staticmethod
+    async def _due_now(connection: AsyncConnection, account: str) -> None:
+        # Its records waited for this, and not for a time.
+        await connection.execute(
+            set_aside.update()
+            .where(
+                set_aside.c.account == account,
+                set_aside.c.emitted_at.is_(None),
+                set_aside.c.due_at > sa.func.now(),
+            )
+            .values(due_at=sa.func.now())
+        )
 
     async def _update_account(self, account: str, **values: Any) -> None:
         async with self._change() as connection:

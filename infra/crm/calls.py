@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from typing import Protocol, TypeVar
 
 import stamina
 
 from infra import metrics
+from infra.crm.limits import Said
 
 T = TypeVar("T")
 
@@ -38,16 +38,24 @@ class TryAgain(Exception):  # noqa: N818 - an order to the retry loop, not an er
 class Gate(Protocol):
     """Who may call an account now. The seam for a limit that all processes share."""
 
-    def enter(self, account: str) -> Awaitable[None]:
-        """Wait for a turn."""
+    def enter(self, account: str) -> Awaitable[str]:
+        """Wait for a turn; returns its name. Raises AccountUnavailable when there will be none for long."""
         ...
 
-    def leave(self, account: str) -> None:
-        """Give the turn back."""
+    def leave(self, account: str, turn: str, said: Said | None = None) -> None:
+        """Give the turn back, with what the vendor said meanwhile. Once, by the task that entered; never blocks."""
         ...
 
     def hold(self, account: str, seconds: float) -> None:
         """Let nobody in for so long: the vendor said that it is too much."""
+        ...
+
+    def crowded(self, account: str) -> bool:
+        """Whether calls wait for a turn: then full batches are worth a round trip."""
+        ...
+
+    async def close(self) -> None:
+        """End all waiting; may be called twice."""
         ...
 
 
@@ -60,7 +68,7 @@ class LocalGate:
         self._closed_until: dict[str, float] = {}
         self._clock = clock
 
-    async def enter(self, account: str) -> None:
+    async def enter(self, account: str) -> str:
         """Wait for a turn, and until a hold is over."""
         turns = self._turns.get(account)
         if turns is None:
@@ -73,14 +81,23 @@ class LocalGate:
         except BaseException:
             turns.release()
             raise
+        return ""
 
-    def leave(self, account: str) -> None:
+    def leave(self, account: str, turn: str = "", said: Said | None = None) -> None:  # noqa: ARG002 - it heeds no headers
         """Give the turn back."""
         self._turns[account].release()
 
     def hold(self, account: str, seconds: float) -> None:
         """Let nobody in for so long; a longer hold is never cut short."""
         self._closed_until[account] = max(self._closed_until.get(account, 0.0), self._clock() + seconds)
+
+    def crowded(self, account: str) -> bool:
+        """See Gate."""
+        turns = self._turns.get(account)
+        return turns is not None and turns.locked()
+
+    async def close(self) -> None:
+        """See Gate."""
 
 
 class Calls:
@@ -103,6 +120,16 @@ class Calls:
         self._attempts = attempts
         self._budget = budget_seconds
         self._first_wait = first_wait_seconds
+        self._said: dict[str, Said] = {}
+
+    def heard(self, account: str, said: Said | None) -> None:
+        """What an answer's headers said, from any thread; it goes to the gate with the turn."""
+        if said is not None:
+            self._said[account] = said
+
+    def crowded(self, account: str) -> bool:
+        """Whether calls to the account wait for a turn."""
+        return self._gate.crowded(account)
 
     async def run(self, account: str, call: Callable[[], T], operation: str = "other") -> T:
         """Call it, and again as long as it raises TryAgain and the budget lasts; then that one is raised.
@@ -115,6 +142,12 @@ class Calls:
                 return False
             return True if error.after is None else error.after
 
+        try:
+            # Nearly every call ends here: the retry loop costs as much as a call, and is set up for the others alone.
+            return await self._once(account, call, operation)
+        except TryAgain as error:
+            # The budget is for the vendor's trouble: waiting for a turn does not use it up.
+            first = error
         async for attempt in stamina.retry_context(
             on=wait_or_not,
             attempts=self._attempts,
@@ -124,35 +157,37 @@ class Calls:
             wait_jitter=self._first_wait,
         ):
             with attempt:
+                if attempt.num == 1:
+                    raise first
                 return await self._once(account, call, operation)
         raise AssertionError("unreachable: the retry loop returns or raises")
 
     async def _once(self, account: str, call: Callable[[], T], operation: str) -> T:
-        async with self._turn(account):
-            began = time.perf_counter()
-            outcome = "ok"
-            try:
-                return await asyncio.get_running_loop().run_in_executor(self._executor, call)
-            except TryAgain as error:
-                outcome = error.what
-                if error.account_limit:
-                    self._gate.hold(account, error.after or 1.0)
-                raise
-            except Exception as error:
-                outcome = type(error).__name__
-                raise
-            finally:
-                metrics.CRM_CALLS.labels(self._crm, operation, outcome).inc()
-                metrics.CRM_SECONDS.labels(self._crm, operation).observe(time.perf_counter() - began)
-
-    @asynccontextmanager
-    async def _turn(self, account: str) -> AsyncIterator[None]:
-        await self._gate.enter(account)
+        turn = await self._gate.enter(account)
+        began = time.perf_counter()
+        outcome = "ok"
         try:
-            yield
+            return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+        except TryAgain as error:
+            outcome = error.what
+            if error.account_limit:
+                self._gate.hold(account, error.after or 1.0)
+            raise
+        except Exception as error:
+            outcome = type(error).__name__
+            raise
         finally:
-            self._gate.leave(account)
+            self._gate.leave(account, turn, self._said.pop(account, None))
+            metrics.CRM_CALLS.labels(self._crm, operation, outcome).inc()
+            metrics.CRM_SECONDS.labels(self._crm, operation).observe(time.perf_counter() - began)
 
     async def close(self) -> None:
         """End the threads once their calls are over; may be called twice."""
+        await self._gate.close()
         await asyncio.to_thread(self._executor.shutdown, wait=True, cancel_futures=True)
+
+
+def batches(ids: Iterable[str], size: int) -> list[list[str]]:
+    """`ids` in lists of at most `size`, as one call takes them."""
+    every = list(ids)
+    return [every[start : start + size] for start in range(0, len(every), size)]

@@ -93,6 +93,31 @@ class Busy:
     retry_after: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of all records of a kind, in the CRM's own order by id."""
+
+    records: tuple[tuple[str, datetime], ...]
+    """(id, last modified)."""
+    next: str | None
+    """Where the next page begins, for whoever asks for it, now or after a crash; None: this was the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What one kind of record looks like to our credentials."""
+
+    readable: bool
+    missing: tuple[str, ...] = ()
+    """Own fields that are not there, by the vendor's name."""
+    unwritable: tuple[str, ...] = ()
+    """Own fields that are there and that we may not write."""
+    left_over: tuple[str, ...] = ()
+    """Fields under our prefix that this release does not know: an older version's. Never deleted by us."""
+    detail: str = ""
+    """What the CRM said where it is not readable: its code."""
+
+
 class CrmClient(Protocol):
     """One vendor's CRM. Safe to use from many tasks at once.
 
@@ -133,6 +158,25 @@ class CrmClient(Protocol):
 
     async def provision(self, account: Account) -> list[str]:
         """Create what is missing of our fields; returns `object.field` of those made. Repeating it makes none."""
+        ...
+
+    async def identify(self, account: Account) -> str:
+        """The account's id as the CRM itself says it for these credentials, e.g. `hubspot:145883449`."""
+        ...
+
+    async def survey(self, account: Account, object: str) -> Survey:  # noqa: A002 - our word
+        """What our credentials may read, and how our fields stand there. Changes nothing."""
+        ...
+
+    async def count(self, account: Account, object: str) -> int | None:  # noqa: A002 - our word
+        """How many records of the kind there are; None where our credentials may not see them, or there is no such kind."""
+        ...
+
+    async def page(self, account: Account, object: str, after: str | None) -> Page:  # noqa: A002 - our word
+        """Records by id, from the beginning or from `after`, as many as one call gives. A deleted record is never in it.
+
+        What is created meanwhile may or may not come; what is there all the time comes.
+        """
         ...
 
     async def integration_user(self, account: Account) -> str | None:

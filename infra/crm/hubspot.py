@@ -8,12 +8,14 @@ Sources: HubSpot's CRM objects v3, associations v4 and properties v3.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from infra.accounts import Account
+from infra.crm import hubspot_listing as listing
 from infra.crm import hubspot_shapes as shapes
-from infra.crm.client import Busy, CrmClient, CrmVendor, Gone, Read, Refused, Written
+from infra.crm.calls import batches
+from infra.crm.client import Busy, CrmClient, CrmVendor, Gone, Page, Read, Refused, Survey, Written
 from infra.crm.concepts import concepts_of
 from infra.crm.hubspot_portal import Portals, Rejected
 from infra.crm.known_fields import Fields, KnownFields
@@ -58,6 +60,24 @@ class HubSpotClient:
         """The app's id: HubSpot shows it as `sourceId` on events of our own writes."""
         found = account.config.get("app_id") or account.config.get("integration_user")
         return str(found) if found else None
+
+    # ---------------------------------------------------------------- looking around
+
+    async def identify(self, account: Account) -> str:
+        """See CrmClient."""
+        return await listing.identify(self._portals, account)
+
+    async def survey(self, account: Account, object: str) -> Survey:  # noqa: A002 - our word
+        """See CrmClient."""
+        return await listing.survey(self._portals, account, object)
+
+    async def count(self, account: Account, object: str) -> int | None:  # noqa: A002 - our word
+        """See CrmClient."""
+        return await listing.count(self._portals, account, object)
+
+    async def page(self, account: Account, object: str, after: str | None) -> Page:  # noqa: A002 - our word
+        """See CrmClient."""
+        return await listing.page(self._portals, account, object, after)
 
     # ---------------------------------------------------------------- reading
 
@@ -168,7 +188,7 @@ class HubSpotClient:
             found: dict[str, Any] = await self._portals.call(account, "POST", f"{_OBJECTS}/{plural}/batch/read", body)
             return found
 
-        answers = await asyncio.gather(*(read(some) for some in _batches(ids)))
+        answers = await asyncio.gather(*(read(some) for some in batches(ids, BATCH)))
         return {str(record["id"]): record for found in answers for record in found.get("results") or ()}
 
     async def _links_of_many(
@@ -187,7 +207,7 @@ class HubSpotClient:
                 # No scope for this kind of object: the record is read without it.
                 return kind, {"refused": True}
 
-        found = await asyncio.gather(*(read(kind, some) for kind in kinds for some in _batches(ids)))
+        found = await asyncio.gather(*(read(kind, some) for kind in kinds for some in batches(ids, BATCH)))
         targets: dict[str, dict[str, dict[str, Any]]] = {one: {} for one in ids}
         for kind, answer in found:
             if answer.get("refused"):
@@ -234,7 +254,9 @@ class HubSpotClient:
             found = await asyncio.gather(*(self._parents_of_one(account, plural, one) for one in wanted))
         else:
             calls = (
-                self._parents_of_many(account, plural, kind, some) for kind in _PARENTS for some in _batches(wanted)
+                self._parents_of_many(account, plural, kind, some)
+                for kind in _PARENTS
+                for some in batches(wanted, BATCH)
             )
             found = await asyncio.gather(*calls)
         for one, kind, target in dict.fromkeys(pair for some in found for pair in some):
@@ -305,7 +327,9 @@ class HubSpotClient:
             inputs[one] = {shapes.PREFIX + name: value for name, value in values.items()}
         answer: dict[str, Written | Gone | Refused | Busy] = {one: Gone() for one in rows}
         valid = [one for one in rows if one.isdigit()]
-        for found in await asyncio.gather(*(self._update(account, plural, some, inputs) for some in _batches(valid))):
+        for found in await asyncio.gather(
+            *(self._update(account, plural, some, inputs) for some in batches(valid, BATCH))
+        ):
             answer.update(found)
         return answer
 
@@ -411,11 +435,6 @@ def _capped(object_: str, given: Mapping[str, Mapping[str, Any]]) -> dict[str, l
             found[f"!{kind}: no permission"] = []
         found[kind] = ids
     return found
-
-
-def _batches(ids: Iterable[str]) -> list[list[str]]:
-    every = list(ids)
-    return [every[start : start + BATCH] for start in range(0, len(every), BATCH)]
 
 
 class _HubSpot:

@@ -20,16 +20,18 @@ from hubspot.crm.objects.exceptions import ApiException
 
 from infra.accounts import Account
 from infra.crm import hubspot_shapes as shapes
+from infra.crm import oauth
 from infra.crm.calls import CONNECT_SECONDS, Calls, Gate, TryAgain
 from infra.crm.client import AccountUnavailable, CrmUnavailable, Refused
+from infra.crm.limits import Said, hubspot_said
+from infra.crm.limits_gate import build_gate
+from infra.crm.oauth_tokens import RENEW_BEFORE_SECONDS, Tokens, build_tokens
 from infra.settings import Settings
 
-HOST: Final = "https://api.hubapi.com"
-TOKEN_PATH: Final = "/oauth/2026-03/token"  # noqa: S105 - a path
 RETRIED: Final = frozenset({423, 429, 500, 502, 503, 504, 521, 523, 524})
 """Beside 477, which may last for hours. HubSpot documents all but 500; reading and setting values is safe to repeat after that one too."""
-RENEW_BEFORE_SECONDS: Final = 60.0
 WINDOW_SECONDS: Final = 10.0
+Body = Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None
 _HEADERS: Final = {"Accept": "application/json", "Content-Type": "application/json"}
 
 
@@ -60,11 +62,28 @@ class _Unauthorized(Exception):  # noqa: N818 - an order to renew the token
 class Portals:
     """Connections to portals, one each, kept open; and how a call is made over them."""
 
-    def __init__(self, settings: Settings, *, gate: Gate | None = None, calls: Calls | None = None) -> None:
-        self._host = (settings.sandbox_url or HOST).rstrip("/")
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        gate: Gate | None = None,
+        calls: Calls | None = None,
+        tokens: Tokens | None = None,
+    ) -> None:
+        self._settings = settings
+        self._tokens = tokens if tokens is not None else build_tokens(settings)
+        self._host = (settings.sandbox_url or oauth.HUBSPOT_HOST).rstrip("/")
         self._timeout = (CONNECT_SECONDS, settings.crm_timeout_seconds)
         self._connections = settings.crm_concurrency
-        self._calls = calls if calls is not None else Calls("hubspot", concurrency=settings.crm_concurrency, gate=gate)
+        self._calls = (
+            calls
+            if calls is not None
+            else Calls(
+                "hubspot",
+                concurrency=settings.crm_concurrency,
+                gate=gate if gate is not None else build_gate(settings, "hubspot"),
+            )
+        )
         self._open: dict[str, _Portal] = {}
 
     async def close(self) -> None:
@@ -73,17 +92,19 @@ class Portals:
         for portal in self._open.values():
             portal.close()
         self._open.clear()
+        await self._tokens.close()
 
     async def call(
         self,
         account: Account,
         method: str,
         path: str,
-        body: Mapping[str, Any] | None = None,
+        body: Body = None,
         *,
         query: Mapping[str, str] | None = None,
     ) -> Any:
-        """One call with its retries; the answer's JSON.
+        """One call with its retries; the answer's JSON. A `body` that is a function is made when the call's turn has come,
+        in a thread; if it is empty then, nothing is asked and the answer is empty.
 
         Raises:
             Rejected: HubSpot will not do it (400, 403, 404, 409, ...).
@@ -105,12 +126,12 @@ class Portals:
                 raise CrmUnavailable("hubspot", error.what, error.after) from error
 
         if portal.needs_token():
-            await portal.renew(run, portal.token)
+            await self._renew(portal, account, run, portal.token)
         try:
             return await run(lambda: portal.request(method, path, body, query))
         except _Unauthorized as error:
             # Once: a new token that is refused as well means that the installation is gone.
-            await portal.renew(run, error.token)
+            await self._renew(portal, account, run, error.token)
         try:
             return await run(lambda: portal.request(method, path, body, query))
         except _Unauthorized as error:
@@ -118,20 +139,71 @@ class Portals:
                 account.id, "TOKEN_REVOKED", "HubSpot refuses a token that it has just issued"
             ) from error
 
+    def crowded(self, account: Account) -> bool:
+        """Whether calls to the account wait for a turn."""
+        return self._calls.crowded(account.id)
+
+    async def _renew(
+        self, portal: _Portal, account: Account, run: Callable[[Callable[[], Any]], Any], refused: str
+    ) -> None:
+        """Get a new access token, unless somebody else did since `refused` was the token."""
+        async with portal.renewing:
+            if portal.token != refused:
+                return
+            if not portal.credentials.get("refresh_token"):
+                raise AccountUnavailable(
+                    account.id,
+                    "TOKEN_REVOKED",
+                    f"HubSpot refuses the access token: `hookline account add {account.id}` with a new one",
+                )
+
+            def blocking(newest: Account, refresh_token: str) -> oauth.Grant:
+                try:
+                    return oauth.refresh(self._settings, newest, refresh_token)
+                except oauth.TokenEndpointAway as away:
+                    raise TryAgain(str(away)) from None
+
+            async def ask(newest: Account, refresh_token: str) -> oauth.Grant:
+                granted: oauth.Grant = await run(lambda: blocking(newest, refresh_token))
+                return granted
+
+            try:
+                access = await self._tokens.renewed(account, refused, ask)
+            except oauth.GrantRefused as refusal:
+                raise AccountUnavailable(
+                    account.id,
+                    "TOKEN_REVOKED",
+                    f"HubSpot refuses the refresh token ({refusal.code}): install the app again with "
+                    f"`hookline account connect {account.id}`",
+                ) from refusal
+            except oauth.TokenEndpointAway as away:
+                raise CrmUnavailable("hubspot", str(away)) from away
+            portal.use(access.token, access.until - time.time())
+
     def _portal(self, account: Account) -> _Portal:
         known = self._open.get(account.id)
         if known is None or known.credentials != account.credentials:
             if known is not None:
                 known.close()
-            known = self._open[account.id] = _Portal(account, self._host, self._timeout, self._connections)
+            known = self._open[account.id] = _Portal(
+                account, self._host, self._timeout, self._connections, self._calls.heard
+            )
         return known
 
 
 class _Portal:
     """Blocking calls to one portal; used by several threads."""
 
-    def __init__(self, account: Account, host: str, timeout: tuple[float, float], connections: int) -> None:
+    def __init__(
+        self,
+        account: Account,
+        host: str,
+        timeout: tuple[float, float],
+        connections: int,
+        heard: Callable[[str, Said | None], None],
+    ) -> None:
         self._account = account.id
+        self._heard = heard
         self.credentials: Mapping[str, Any] = account.credentials or {}
         if account.credentials is None:
             raise AccountUnavailable(
@@ -140,7 +212,7 @@ class _Portal:
         self.token: str = str(self.credentials.get("access_token") or "")
         self._expires = float("inf")
         self._timeout = timeout
-        self._renewing = asyncio.Lock()
+        self.renewing = asyncio.Lock()
         client = HubSpot(
             access_token=self.token or None,
             host=host,
@@ -158,42 +230,18 @@ class _Portal:
         """Whether there is none yet, or it ends within a minute."""
         return not self.token or time.monotonic() > self._expires - RENEW_BEFORE_SECONDS
 
-    async def renew(self, run: Callable[[Callable[[], Any]], Any], refused: str) -> None:
-        """Get a new access token, unless somebody else did since `refused` was the token."""
-        async with self._renewing:
-            if self.token != refused:
-                return
-            if not self.credentials.get("refresh_token"):
-                raise AccountUnavailable(
-                    self._account,
-                    "TOKEN_REVOKED",
-                    f"HubSpot refuses the access token: `hookline account add {self._account}` with a new one",
-                )
-            try:
-                found = await run(self._renew)
-            except Rejected as rejected:
-                raise AccountUnavailable(
-                    self._account,
-                    "TOKEN_REVOKED",
-                    f"HubSpot refuses the refresh token ({rejected.category}): install the app again",
-                ) from rejected
-            self.token = self._api.configuration.access_token = str(found["access_token"])
-            self._expires = time.monotonic() + float(found.get("expires_in") or 1800)
+    def use(self, token: str, seconds: float) -> None:
+        """Call with this one from now on; it lasts so long."""
+        self.token = self._api.configuration.access_token = token
+        self._expires = time.monotonic() + seconds
 
-    def _renew(self) -> Any:
-        form = {name: str(self.credentials.get(name) or "") for name in ("client_id", "client_secret", "refresh_token")}
-        headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
-        return self._call(
-            "POST",
-            TOKEN_PATH,
-            headers=headers,
-            post_params=[("grant_type", "refresh_token"), *form.items()],
-            auth_settings=[],
-        )
-
-    def request(self, method: str, path: str, body: Mapping[str, Any] | None, query: Mapping[str, str] | None) -> Any:
+    def request(self, method: str, path: str, body: Body, query: Mapping[str, str] | None) -> Any:
         """One authenticated call."""
         token = self.token
+        if callable(body):
+            body = body()
+            if not body:
+                return {}
         try:
             return self._call(
                 method,
@@ -213,8 +261,10 @@ class _Portal:
             answer = self._api.call_api(
                 path, method, header_params=headers, _preload_content=False, _request_timeout=self._timeout, **given
             )
+            self._heard(self._account, hubspot_said(answer.headers))
             data = answer.data
         except ApiException as error:
+            self._heard(self._account, hubspot_said(error.headers or {}))
             # `from None`: the library's error carries the body, and with it what customers wrote.
             raise self._understood(error.status or 0, error.body, error.headers or {}) from None
         except (urllib3.exceptions.HTTPError, AttributeError, OSError) as error:

@@ -13,8 +13,10 @@ from typing import Any, Final
 from simple_salesforce.api import Salesforce
 
 from infra.accounts import Account
+from infra.crm import salesforce_listing as listing
 from infra.crm import salesforce_shapes as shapes
-from infra.crm.client import Busy, CrmClient, CrmVendor, Gone, Read, Refused, Written
+from infra.crm.calls import batches
+from infra.crm.client import Busy, CrmClient, CrmVendor, Gone, Page, Read, Refused, Survey, Written
 from infra.crm.concepts import concepts_of
 from infra.crm.known_fields import Fields, KnownFields
 from infra.crm.own_fields import OWN_FIELDS
@@ -69,6 +71,24 @@ class SalesforceClient:
         except Rejected:
             return None
         return str(found["user_id"]) if found and found.get("user_id") else None
+
+    # ---------------------------------------------------------------- looking around
+
+    async def identify(self, account: Account) -> str:
+        """See CrmClient."""
+        return await listing.identify(self._orgs, account)
+
+    async def survey(self, account: Account, object: str) -> Survey:  # noqa: A002 - our word
+        """See CrmClient."""
+        return await listing.survey(self._orgs, account, object)
+
+    async def count(self, account: Account, object: str) -> int | None:  # noqa: A002 - our word
+        """See CrmClient."""
+        return await listing.count(self._orgs, account, object)
+
+    async def page(self, account: Account, object: str, after: str | None) -> Page:  # noqa: A002 - our word
+        """See CrmClient."""
+        return await listing.page(self._orgs, account, object, after)
 
     # ---------------------------------------------------------------- reading
 
@@ -147,7 +167,7 @@ class SalesforceClient:
             )
 
         answers = await asyncio.gather(
-            *(self._orgs.call(account, "retrieve", retrieve(some)) for some in _batches(ids))
+            *(self._orgs.call(account, "retrieve", retrieve(some)) for some in batches(ids, BATCH))
         )
         return {str(record["Id"]): record for found in answers for record in found or () if record}
 
@@ -179,7 +199,7 @@ class SalesforceClient:
 
         try:
             answers = await asyncio.gather(
-                *(self._orgs.call(account, f"query {source}", query(some)) for some in _batches(ids))
+                *(self._orgs.call(account, f"query {source}", query(some)) for some in batches(ids, BATCH))
             )
         except Rejected as rejected:
             if rejected.code not in {
@@ -350,7 +370,9 @@ class SalesforceClient:
         for attempt in range(LOCKED_TRIES):
             if attempt:
                 await asyncio.sleep(LOCKED_WAIT_SECONDS * attempt)
-            for found in await asyncio.gather(*(self._update(account, some, records) for some in _batches(waiting))):
+            for found in await asyncio.gather(
+                *(self._update(account, some, records) for some in batches(waiting, BATCH))
+            ):
                 answer.update(found)
             waiting = [one for one in waiting if answer[one] == Busy("UNABLE_TO_LOCK_ROW")]
             if not waiting:
@@ -411,11 +433,6 @@ class SalesforceClient:
 
 async def _nothing() -> dict[str, list[str]]:
     return {}
-
-
-def _batches(ids: Iterable[str]) -> list[list[str]]:
-    every = list(ids)
-    return [every[start : start + BATCH] for start in range(0, len(every), BATCH)]
 
 
 class _Salesforce:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -20,14 +21,16 @@ from simple_salesforce.exceptions import SalesforceAuthenticationFailed, Salesfo
 from simple_salesforce.login import SalesforceLogin
 
 from infra.accounts import Account
+from infra.crm import oauth
 from infra.crm import salesforce_shapes as shapes
 from infra.crm.calls import CONNECT_SECONDS, Calls, Gate, TryAgain
 from infra.crm.client import AccountUnavailable, CrmUnavailable, Refused
+from infra.crm.limits import Said, salesforce_said
+from infra.crm.limits_gate import build_gate
+from infra.crm.oauth_tokens import Tokens, build_tokens
 from infra.settings import Settings
 
 API_VERSION: Final = "66.0"
-LOGIN_URL: Final = "https://login.salesforce.com"
-TOKEN_PATH: Final = "/services/oauth2/token"  # noqa: S105 - a path
 CLIENT_NAME: Final = "hookline"
 """Shown in `changeOrigin` of change events, so that echoes of our own writes can be told."""
 QUOTA_RETRY_SECONDS: Final = 3_600.0
@@ -64,10 +67,17 @@ class _Unauthorized(Exception):  # noqa: N818 - an order to renew the token
 class _Transport(HTTPAdapter):
     """Sets the timeout that the library does not, and reroutes to the sandbox where there is one."""
 
-    def __init__(self, timeout: tuple[float, float], sandbox_url: str | None, connections: int) -> None:
+    def __init__(
+        self,
+        timeout: tuple[float, float],
+        sandbox_url: str | None,
+        connections: int,
+        heard: Callable[[Said | None], None],
+    ) -> None:
         super().__init__(pool_connections=4, pool_maxsize=connections, max_retries=0)
         self._timeout = timeout
         self._sandbox = sandbox_url.rstrip("/") if sandbox_url else None
+        self._heard = heard
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         """See HTTPAdapter.send."""
@@ -76,18 +86,35 @@ class _Transport(HTTPAdapter):
         if self._sandbox and request.url and not request.url.startswith(self._sandbox):
             parts = urlsplit(request.url)
             request.url = f"{self._sandbox}{parts.path}{f'?{parts.query}' if parts.query else ''}"
-        return super().send(request, *args, **kwargs)
+        answer = super().send(request, *args, **kwargs)
+        self._heard(salesforce_said(answer.headers))
+        return answer
 
 
 class Orgs:
     """Connections to orgs, one each, kept open; and how a call is made over them."""
 
-    def __init__(self, settings: Settings, *, gate: Gate | None = None, calls: Calls | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        gate: Gate | None = None,
+        calls: Calls | None = None,
+        tokens: Tokens | None = None,
+    ) -> None:
+        self._settings = settings
+        self._tokens = tokens if tokens is not None else build_tokens(settings)
         self._sandbox = settings.sandbox_url
         self._timeout = (CONNECT_SECONDS, settings.crm_timeout_seconds)
         self._connections = settings.crm_concurrency
         self._calls = (
-            calls if calls is not None else Calls("salesforce", concurrency=settings.crm_concurrency, gate=gate)
+            calls
+            if calls is not None
+            else Calls(
+                "salesforce",
+                concurrency=settings.crm_concurrency,
+                gate=gate if gate is not None else build_gate(settings, "salesforce"),
+            )
         )
         self._open: dict[str, _Org] = {}
 
@@ -97,6 +124,7 @@ class Orgs:
         for org in self._open.values():
             org.session.close()
         self._open.clear()
+        await self._tokens.close()
 
     async def call(self, account: Account, operation: str, use: Callable[[Salesforce], Any]) -> Any:
         """One use of the library with its retries. `operation` is a metric's label, one of few.
@@ -115,17 +143,55 @@ class Orgs:
                 raise CrmUnavailable("salesforce", error.what, error.after) from error
 
         if org.client is None:
-            await org.renew(run, "")
+            await self._renew(org, account, run, "")
         try:
             return await run(lambda: org.request(use))
         except _Unauthorized as error:
-            await org.renew(run, error.token)
+            await self._renew(org, account, run, error.token)
         try:
             return await run(lambda: org.request(use))
         except _Unauthorized as error:
             raise AccountUnavailable(
                 account.id, "TOKEN_REVOKED", "Salesforce refuses a token that it has just issued"
             ) from error
+
+    async def _renew(self, org: _Org, account: Account, run: Callable[[Callable[[], Any]], Any], refused: str) -> None:
+        """Get a new access token, unless somebody else did since `refused` was the token."""
+        async with org.renewing:
+            if org.client is not None and org.client.session_id != refused:
+                return
+            if org.credentials.get("refresh_token"):
+                await self._refresh(org, account, run, refused)
+            else:
+                await org.sign_in(run)
+
+    async def _refresh(
+        self, org: _Org, account: Account, run: Callable[[Callable[[], Any]], Any], refused: str
+    ) -> None:
+        """The flow that the library does not have, once for all processes."""
+
+        def blocking(newest: Account, refresh_token: str) -> oauth.Grant:
+            try:
+                return oauth.refresh(self._settings, newest, refresh_token)
+            except oauth.TokenEndpointAway as away:
+                raise TryAgain(str(away)) from None
+
+        async def ask(newest: Account, refresh_token: str) -> oauth.Grant:
+            granted: oauth.Grant = await run(lambda: blocking(newest, refresh_token))
+            return granted
+
+        try:
+            access = await self._tokens.renewed(account, refused, ask)
+        except oauth.GrantRefused as refusal:
+            raise AccountUnavailable(
+                account.id,
+                "TOKEN_REVOKED",
+                f"Salesforce refuses the refresh token ({refusal.code}): authorize again with "
+                f"`hookline account connect {account.id}`",
+            ) from refusal
+        except oauth.TokenEndpointAway as away:
+            raise CrmUnavailable("salesforce", str(away)) from away
+        org.use(access.token, access.instance_url)
 
     def _org(self, account: Account) -> _Org:
         known = self._open.get(account.id)
@@ -134,7 +200,8 @@ class Orgs:
                 known.session.close()
             session = requests.Session()
             session.headers["Sforce-Call-Options"] = f"client={CLIENT_NAME}"
-            transport = _Transport(self._timeout, self._sandbox, self._connections)
+            heard = partial(self._calls.heard, account.id)
+            transport = _Transport(self._timeout, self._sandbox, self._connections, heard)
             session.mount("https://", transport)
             session.mount("http://", transport)
             known = self._open[account.id] = _Org(account, session)
@@ -153,8 +220,8 @@ class _Org:
         self.credentials: Mapping[str, Any] = account.credentials
         self.session = session
         self._instance = str(account.config.get("instance_url") or "")
-        self._login = str(account.config.get("login_url") or LOGIN_URL)
-        self._renewing = asyncio.Lock()
+        self._login = str(account.config.get("login_url") or oauth.SALESFORCE_LOGIN)
+        self.renewing = asyncio.Lock()
         self.client: Salesforce | None = None
         if self.credentials.get("access_token"):
             self.client = self._connected(str(self.credentials["access_token"]), self._instance)
@@ -168,39 +235,31 @@ class _Org:
             session_id=token, instance_url=instance, session=self.session, version=API_VERSION, object_pairs_hook=None
         )
 
-    async def renew(self, run: Callable[[Callable[[], Any]], Any], refused: str) -> None:
-        """Get a new access token, unless somebody else did since `refused` was the token."""
-        async with self._renewing:
-            if self.client is not None and self.client.session_id != refused:
-                return
-            flow = self._flow()
-            if flow is None:
-                raise AccountUnavailable(
-                    self._account,
-                    "TOKEN_REVOKED",
-                    f"Salesforce refuses the access token: `hookline account add {self._account}` with a new one",
-                )
-            try:
-                token, instance = await run(flow)
-            except Rejected as rejected:
-                raise AccountUnavailable(
-                    self._account,
-                    "TOKEN_REVOKED",
-                    f"Salesforce refuses the credentials ({rejected.code}): check the external client app",
-                ) from rejected
-            self.client = self._connected(token, instance or self._instance)
+    def use(self, token: str, instance: str) -> None:
+        """Call with this one from now on."""
+        self.client = self._connected(token, instance or self._instance)
+
+    async def sign_in(self, run: Callable[[Callable[[], Any]], Any]) -> None:
+        """Get a new access token by a flow that needs nobody: JWT bearer, or client credentials."""
+        flow = self._flow()
+        if flow is None:
+            raise AccountUnavailable(
+                self._account,
+                "TOKEN_REVOKED",
+                f"Salesforce refuses the access token: `hookline account add {self._account}` with a new one",
+            )
+        try:
+            token, instance = await run(flow)
+        except Rejected as rejected:
+            raise AccountUnavailable(
+                self._account,
+                "TOKEN_REVOKED",
+                f"Salesforce refuses the credentials ({rejected.code}): check the external client app",
+            ) from rejected
+        self.use(token, instance)
 
     def _flow(self) -> Callable[[], tuple[str, str]] | None:
         given = self.credentials
-        if given.get("refresh_token"):
-            form = {
-                "grant_type": "refresh_token",
-                "refresh_token": given["refresh_token"],
-                "client_id": given.get("consumer_key"),
-            }
-            if given.get("consumer_secret"):
-                form["client_secret"] = given["consumer_secret"]
-            return lambda: self._token(self._login, form)
         if given.get("private_key") and given.get("username"):
             return self._signed
         if given.get("consumer_secret"):
@@ -216,7 +275,7 @@ class _Org:
     def _token(self, host: str, form: Mapping[str, Any]) -> tuple[str, str]:
         try:
             answer = self.session.post(
-                f"{host.rstrip('/')}{TOKEN_PATH}", data=form, headers={"Accept": "application/json"}
+                f"{host.rstrip('/')}{oauth.SALESFORCE_TOKEN_PATH}", data=form, headers={"Accept": "application/json"}
             )
         except requests.RequestException as error:
             raise TryAgain(type(error).__name__) from None

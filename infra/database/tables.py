@@ -29,7 +29,13 @@ def _version() -> list[sa.Column[object]]:
 
 
 tenants = sa.Table(
-    "tenants", metadata, sa.Column("id", sa.Text, primary_key=True), sa.Column("name", sa.Text, nullable=False), _now()
+    "tenants",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    _now(),
+    sa.Column("changes_per_second", sa.Integer, comment="its rate on the live lane; null: the setting's"),
+    sa.Column("changes_burst", sa.Integer, comment="so many at once above the rate; null: the setting's"),
 )
 
 endpoints = sa.Table(
@@ -235,6 +241,8 @@ refusals = sa.Table(
         server_default="1",
         comment="further ones of this endpoint and cause in the same second",
     ),
+    sa.Column("sealed_request", sa.LargeBinary, comment="for a retry; gone after ingress_refused_hours"),
+    sa.Column("retried_at", sa.DateTime(timezone=True), comment="when an admin let it in after all"),
 )
 
 llm_usage = sa.Table(
@@ -251,6 +259,18 @@ llm_usage = sa.Table(
     sa.Column("input_tokens", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("output_tokens", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("cost_usd", sa.Numeric(14, 8), nullable=False, server_default="0"),
+    # since the second release
+    sa.Column("cached_input_tokens", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("attempts", sa.BigInteger, nullable=False, server_default="0", comment="failed ones included"),
+    sa.Column("model_seconds", sa.Float, nullable=False, server_default="0", comment="sum over answers"),
+    sa.Column(
+        "cache_saved_usd", sa.Numeric(14, 8), nullable=False, server_default="0", comment="answers not asked again"
+    ),
+    sa.Column(
+        "prompt_cache_saved_usd", sa.Numeric(14, 8), nullable=False, server_default="0", comment="by the provider"
+    ),
+    sa.Column("packed", sa.BigInteger, nullable=False, server_default="0", comment="answers that shared a call"),
+    sa.Column("packed_saved_usd", sa.Numeric(14, 8), nullable=False, server_default="0"),
 )
 
 topic_epochs = sa.Table(
@@ -258,4 +278,242 @@ topic_epochs = sa.Table(
     metadata,
     sa.Column("topic", sa.Text, primary_key=True),
     sa.Column("epoch", sa.Integer, nullable=False, server_default="1"),
+)
+
+# -- replays
+
+replays = sa.Table(
+    "replays",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False, server_default="", comment="empty: every tenant"),
+    sa.Column("topic", sa.Text, nullable=False),
+    sa.Column("mode", sa.Text, nullable=False, comment="write or shadow"),
+    sa.Column("filter", JSONB, nullable=False, comment="what was asked for, as processors/replay/filter.py writes it"),
+    sa.Column("candidate", JSONB, nullable=False, server_default="{}", comment="prompt, model, plug-in of a shadow"),
+    sa.Column("ranges", JSONB, nullable=False, comment="{partition: [first offset, end offset]}, fixed by the plan"),
+    sa.Column(
+        "state", sa.Text, nullable=False, comment="planned, running, paused, cancelling, cancelled, done, failed"
+    ),
+    sa.Column("rate", sa.Float, nullable=False, comment="records a second; read while it runs"),
+    sa.Column("planned", JSONB, nullable=False, server_default="{}"),
+    sa.Column("used", JSONB, nullable=False, server_default="{}"),
+    sa.Column("records_done", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("promoted_generation", sa.Integer, comment="set when its results were made live"),
+    sa.Column("created_by", sa.Text, nullable=False, server_default="", comment="user of the operating system"),
+    _now(),
+    sa.Column("started_at", sa.DateTime(timezone=True)),
+    sa.Column("seen_at", sa.DateTime(timezone=True), comment="last sign of life of its runner"),
+    sa.Column("ended_at", sa.DateTime(timezone=True)),
+    sa.Column("error", sa.Text, nullable=False, server_default="", comment="names and causes, no content"),
+)
+
+replay_results = sa.Table(
+    "replay_results",
+    metadata,
+    sa.Column("replay", sa.Text, sa.ForeignKey("replays.id", ondelete="CASCADE"), primary_key=True),
+    *_record_key(),
+    sa.Column("analysis", sa.Text, primary_key=True),
+    sa.Column("input", sa.LargeBinary, nullable=False, comment="as in analyst_state"),
+    *_version(),
+    sa.Column("sealed_insight", sa.LargeBinary, nullable=False),
+)
+
+promotions = sa.Table(
+    "promotions",
+    metadata,
+    sa.Column("tenant", sa.Text, primary_key=True, comment="empty: every tenant"),
+    sa.Column("analysis", sa.Text, primary_key=True),
+    sa.Column("generation", sa.Integer, primary_key=True),
+    sa.Column("replay", sa.Text, nullable=False),
+    sa.Column(
+        "prompt", sa.Text, nullable=False, server_default="", comment="the prompt file; empty: the installed one"
+    ),
+    sa.Column("prompt_version", sa.Text, nullable=False, server_default=""),
+    sa.Column("model", sa.Text, nullable=False, server_default="", comment="empty: the one that settings name"),
+    sa.Column("promoted_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+)
+
+# Dead letters: where each of `crm.dead-letters` stands. The topic is the truth; this is its index and what was done about it.
+
+dead_letters = sa.Table(
+    "dead_letters",
+    metadata,
+    sa.Column("epoch", sa.Integer, primary_key=True, comment="of crm.dead-letters"),
+    sa.Column("partition", sa.Integer, primary_key=True),
+    sa.Column("letter_offset", sa.BigInteger, primary_key=True),
+    sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("account", sa.Text, nullable=False, server_default=""),
+    sa.Column("object", sa.Text, nullable=False, server_default=""),
+    sa.Column("record_id", sa.Text, nullable=False, server_default=""),
+    sa.Column("stage", sa.Text, nullable=False),
+    sa.Column("cause", sa.Text, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False, server_default="", comment="for people; never holds content"),
+    sa.Column("attempt", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("original_topic", sa.Text, nullable=False, server_default=""),
+    sa.Column("original_partition", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("original_offset", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("redriven_at", sa.DateTime(timezone=True)),
+    sa.Column("redrives", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("discarded_at", sa.DateTime(timezone=True)),
+    sa.Column("handled_by", sa.Text, nullable=False, server_default="", comment="who redrove or discarded it last"),
+    sa.Index("dead_letters_of_tenant", "tenant", "at"),
+    sa.Index(
+        "dead_letters_open",
+        "account",
+        "cause",
+        postgresql_where=sa.text("redriven_at IS NULL AND discarded_at IS NULL"),
+    ),
+)
+
+# What a tenant may ask of models, where it is not what settings say.
+
+llm_policies = sa.Table(
+    "llm_policies",
+    metadata,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("policy", JSONB, nullable=False, comment="llm_gateway.policy.Exceptions"),
+    sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+)
+
+# Connecting accounts: who may use the HTTP API, authorizations under way, set-ups that can be resumed, backfills.
+
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True, comment="the middle part of hlk_ID_SECRET; not secret"),
+    sa.Column("tenant", sa.Text, sa.ForeignKey("tenants.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("name", sa.Text, nullable=False, server_default=""),
+    sa.Column("role", sa.Text, nullable=False, comment="viewer, engineer or admin"),
+    sa.Column("salt", sa.LargeBinary, nullable=False),
+    sa.Column("digest", sa.LargeBinary, nullable=False, comment="HMAC-SHA-256 of 256 random bits under the salt"),
+    _now(),
+    sa.Column("created_by", sa.Text, nullable=False, server_default=""),
+    sa.Column("expires_at", sa.DateTime(timezone=True)),
+    sa.Column("last_used_at", sa.DateTime(timezone=True), comment="to the minute"),
+    sa.Column("revoked_at", sa.DateTime(timezone=True)),
+)
+
+oauth_flows = sa.Table(
+    "oauth_flows",
+    metadata,
+    sa.Column("state_hash", sa.LargeBinary, primary_key=True, comment="SHA-256 of the random state; used once"),
+    sa.Column("account", sa.Text, sa.ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("redirect_uri", sa.Text, nullable=False),
+    sa.Column("sealed_verifier", sa.LargeBinary, nullable=False, comment="PKCE's code verifier"),
+    _now(),
+    sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False, index=True),
+)
+
+account_setups = sa.Table(
+    "account_setups",
+    metadata,
+    sa.Column("tenant", sa.Text, sa.ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("crm", sa.Text, primary_key=True),
+    sa.Column("done", JSONB, nullable=False, server_default="[]", comment="names of the steps that are behind"),
+    sa.Column("sealed_answers", sa.LargeBinary, nullable=False, comment="what the admin typed so far"),
+    sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+)
+
+backfills = sa.Table(
+    "backfills",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("tenant", sa.Text, sa.ForeignKey("tenants.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("account", sa.Text, sa.ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("state", sa.Text, nullable=False, comment="planned, queued, running, cancelling, cancelled, done, failed"),
+    sa.Column("objects", JSONB, nullable=False, comment="kinds of records, in their order"),
+    sa.Column("planned", JSONB, nullable=False, server_default="{}", comment="records and calls by kind"),
+    sa.Column("position", JSONB, nullable=False, server_default="{}", comment="kind -> where its next page begins"),
+    sa.Column("done", JSONB, nullable=False, server_default="{}", comment="kind -> records on the bulk lane"),
+    sa.Column("rate", sa.Float, nullable=False, comment="records a second; read while it runs"),
+    sa.Column("calls_per_day", sa.Integer, nullable=False, comment="of the account's calls, reading included"),
+    sa.Column("calls_day", sa.Date, comment="the day (UTC) that calls_used is of"),
+    sa.Column("calls_used", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("created_by", sa.Text, nullable=False, server_default=""),
+    _now(),
+    sa.Column("started_at", sa.DateTime(timezone=True)),
+    sa.Column("seen_at", sa.DateTime(timezone=True), comment="last sign of life of its runner"),
+    sa.Column("ended_at", sa.DateTime(timezone=True)),
+    sa.Column("waiting", sa.Text, nullable=False, server_default="", comment="for what, in words"),
+    sa.Column("error", sa.Text, nullable=False, server_default="", comment="names and causes, no content"),
+)
+
+# Personal data: which records mention whom, who was erased, and how far each erasure is.
+
+key_people = sa.Table(
+    "key_people",
+    metadata,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("account", sa.Text, primary_key=True),
+    sa.Column("person", sa.Text, primary_key=True, comment="contact/ID, lead/ID, or mail:HMAC of an address"),
+    sa.Column("object", sa.Text, primary_key=True, comment="of the record whose key sealed something about that person"),
+    sa.Column("record_id", sa.Text, primary_key=True),
+    sa.Index("key_people_records", "tenant", "account", "object", "record_id"),
+)
+
+privacy_identifiers = sa.Table(
+    "privacy_identifiers",
+    metadata,
+    *_record_key(),
+    sa.Column("mark", sa.LargeBinary, nullable=False, comment="HMAC of the values and their key's id"),
+    sa.Column("sealed_values", sa.LargeBinary, nullable=False, comment="by what other records may call this person"),
+)
+
+erased_people = sa.Table(
+    "erased_people",
+    metadata,
+    sa.Column("mark", sa.LargeBinary, primary_key=True, comment="HMAC of tenant/account/object/id"),
+    sa.Column("tenant", sa.Text, nullable=False, index=True),
+    sa.Column("erased_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+)
+
+erased_values = sa.Table(
+    "erased_values",
+    metadata,
+    *_record_key(),
+    sa.Column("value", sa.LargeBinary, primary_key=True, comment="HMAC of what an erased person was called in here"),
+)
+
+destroyed_keys = sa.Table(
+    "destroyed_keys",
+    metadata,
+    sa.Column("key_id", sa.Text, primary_key=True),
+    sa.Column("at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now(), index=True),
+    sa.Column("retired", sa.Boolean, nullable=False, comment="seals nothing new any more, and still opens"),
+)
+
+privacy_erasures = sa.Table(
+    "privacy_erasures",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False, index=True),
+    sa.Column("account", sa.Text, nullable=False),
+    sa.Column("object", sa.Text, nullable=False),
+    sa.Column("person_id", sa.Text, nullable=False, comment="the CRM's id; empty once it is done"),
+    sa.Column("mark", sa.LargeBinary, nullable=False, unique=True, comment="as in erased_people"),
+    sa.Column("requested_by", sa.Text, nullable=False, comment="crm, or the operator's name"),
+    sa.Column("at_once", sa.Boolean, nullable=False, comment="raw deliveries, too, at once"),
+    sa.Column("step", sa.Text, nullable=False, comment="the last step that is behind"),
+    sa.Column("work", JSONB, nullable=False, server_default="{}", comment="records and keys in hand; empty once done"),
+    sa.Column("counts", JSONB, nullable=False, server_default="{}"),
+    _now(),
+    sa.Column("stepped_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    sa.Column("due_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now(), index=True),
+    sa.Column("waiting", sa.Text, nullable=False, server_default="", comment="for what, in words"),
+    sa.Column("done_at", sa.DateTime(timezone=True)),
+)
+
+privacy_audit = sa.Table(
+    "privacy_audit",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+    sa.Column("at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now(), index=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("deed", sa.Text, nullable=False, comment="erase or export"),
+    sa.Column("mark", sa.LargeBinary, nullable=False, comment="as in erased_people"),
+    sa.Column("reference", sa.Text, nullable=False, server_default="", comment="the erasure's id"),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("counts", JSONB, nullable=False, server_default="{}"),
 )

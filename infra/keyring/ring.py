@@ -2,6 +2,10 @@
 
 Law: a key is made once, whoever asks first; material leaves this package only inside a DataKey, and stands in no log.
 Postgres away: keys in memory go on serving; what is not in memory raises Unavailable.
+
+A destroyed key: the list `destroyed_keys` is looked at once a second by whoever uses the ring, and what stands there leaves
+memory, so that every process forgets it within two. A person who was erased never gets a key again: what is sealed for
+that record is sealed under a key that nobody keeps, so whatever was still under way about it can be read by no one.
 """
 
 from __future__ import annotations
@@ -28,6 +32,12 @@ from schemas.record import RecordRef
 DELIVERY_KEY_LIFE = timedelta(hours=74)
 """From the start of its hour: that hour, 72 h of retention, and one to spare."""
 _AHEAD_RETRY_SECONDS = 30.0
+HEARD_SECONDS = 1.0
+"""How often the list of destroyed keys is looked at, at most."""
+_LOOK_BACK_SECONDS = 120.0
+"""How far each look reaches back: transactions do not commit in the order of their times."""
+_DEAF_SECONDS = 60.0
+"""After a longer silence nothing in memory is believed: the list may have been missed."""
 
 
 class Keyring:
@@ -41,7 +51,9 @@ class Keyring:
         max_cached: int = 50_000,
         cache_seconds: float = 900.0,
     ) -> None:
-        """`cache_seconds`: a destroyed key may still serve in another process for this long."""
+        """`cache_seconds`: how long a key stays in memory at most. Should Postgres be out of reach of one process alone, a key
+        that was destroyed meanwhile serves there until then.
+        """
         self._store: KeyStore = PostgresKeys(keys) if isinstance(keys, AsyncEngine) else keys
         self._master = MasterKeys(master_keys)
         self._max_cached = max_cached
@@ -53,6 +65,9 @@ class Keyring:
         self._ahead: dict[tuple[str, str], float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._root: bytes | None = None
+        self._heard_at = time.monotonic()
+        self._asked_at = self._heard_at
+        self._hearing: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"Keyring({len(self._by_id)} cached)"
@@ -88,6 +103,8 @@ class Keyring:
     def cached_delivery_key(self, tenant: str, endpoint: str, at: datetime) -> DataKey | None:
         """`for_delivery` from memory alone, for the hot path. Sees to it that the next hour's key is made ahead."""
         hour = _hour(at)
+        if self._is_deaf():
+            self._listen()
         found = self._deliveries.get((tenant, endpoint, hour))
         if found is not None and (tenant, endpoint, hour + 1) not in self._deliveries:
             self._make_ahead(tenant, endpoint, hour)
@@ -95,6 +112,7 @@ class Keyring:
 
     async def by_id(self, key_ids: Collection[str]) -> dict[str, DataKey]:
         """Keys by id; an absent one was destroyed or has expired. Raises SettingsError when the master key is missing."""
+        await self._hear()
         now = time.monotonic()
         found: dict[str, DataKey] = {}
         missing: list[str] = []
@@ -116,11 +134,46 @@ class Keyring:
     async def destroy_records(self, refs: Collection[RecordRef]) -> int:
         """Destroy these records' keys: what they sealed can never be read again. Returns how many there were."""
         names = [str(ref) for ref in refs]
-        for name in names:
-            cached = self._by_name.pop(("record", name), None)
-            if cached:
-                self._by_id.pop(cached[0].id, None)
+        self._forget(cached[0].id for name in names if (cached := self._by_name.get(("record", name))))
         return await self._store.destroy("record", names)
+
+    async def record_key_ids(self, refs: Collection[RecordRef]) -> list[str]:
+        """The ids of the keys that these records have now; none is made."""
+        return await self._store.ids("record", [str(ref) for ref in refs])
+
+    async def destroy_keys(self, key_ids: Collection[str]) -> int:
+        """Destroy keys by their ids; returns how many there were. Safe to call again."""
+        self._forget(key_ids)
+        return await self._store.destroy_ids(key_ids)
+
+    async def delivery_key_ids(self, tenant: str, endpoints: Collection[str]) -> list[str]:
+        """All keys that deliveries to these endpoints are sealed with, retired ones included."""
+        return [row.key_id for row in await self._deliveries_of(tenant, endpoints)]
+
+    async def retire_deliveries(self, tenant: str, endpoints: Collection[str]) -> list[str]:
+        """Let these endpoints' keys seal nothing more, though they still open; returns the ids of all that do so now.
+
+        Every process makes itself another key within two seconds. Safe to call again: newer ones are retired, too.
+        """
+        rows = await self._deliveries_of(tenant, endpoints)
+        retiring = []
+        for row in rows:
+            if _RETIRED not in row.name:
+                name = f"{row.name}{_RETIRED}{row.key_id}"
+                wrapped = self._master.wrap(self._unwrap(row).material, row.key_id, row.scope, name, row.tenant)
+                retiring.append((row.key_id, row.wrapped, name, wrapped))
+        if retiring:
+            await self._store.rename(retiring)
+        self._forget(row.key_id for row in rows)
+        return [row.key_id for row in rows]
+
+    async def _deliveries_of(self, tenant: str, endpoints: Collection[str]) -> list[WrappedKey]:
+        prefixes = [f"{tenant}/{_unnamed(endpoint)}/" for endpoint in endpoints]
+        return await self._store.named_under("delivery", prefixes) if prefixes else []
+
+    def person_mark(self, ref: RecordRef) -> bytes:
+        """What stands for a person on the list of the erased (32 bytes). Needs `start`, as `fingerprint` does."""
+        return self.fingerprint(ref.tenant, f"erased\0{ref}".encode())
 
     async def destroy_expired(self) -> int:
         """Destroy delivery keys whose deliveries are past retention; call it hourly. Returns how many."""
@@ -157,6 +210,7 @@ class Keyring:
         return hmac.digest(self._root, len(owner).to_bytes(2, "big") + owner + data, hashlib.sha256)
 
     async def _named(self, scope: str, tenants: dict[str, str]) -> dict[str, DataKey]:
+        await self._hear()
         now = time.monotonic()
         found: dict[str, DataKey] = {}
         missing: list[str] = []
@@ -177,8 +231,72 @@ class Keyring:
                     self._root = key.material
                     continue
                 found[row.name] = key
-                self._remember(key)
+            erased = await self._erased([found[name] for name in missing], wanted) if scope == "record" else set()
+            for name in missing:
+                if name in erased:
+                    found[name] = self._keep(scope, name, self._nobodys(tenants[name], name))
+                else:
+                    self._remember(found[name])
         return found
+
+    async def _erased(self, keys: Collection[DataKey], wanted: Collection[WrappedKey]) -> set[str]:
+        """The names of those whose person was erased. A key that was made for one this moment is destroyed again; one from
+        before is the eraser's to destroy, who may still have to read what it sealed.
+        """
+        if not self._store.any_erased or not keys:
+            return set()
+        marks = {self.fingerprint(key.tenant, f"erased\0{key.name}".encode()): key for key in keys}
+        found = [marks[mark] for mark in await self._store.erased(list(marks))]
+        made = {key.key_id for key in wanted} & {key.id for key in found}
+        if made:
+            await self._store.destroy_ids(made)
+        return {key.name for key in found}
+
+    @staticmethod
+    def _nobodys(tenant: str, name: str) -> DataKey:
+        return DataKey(new_id(), tenant, "record", name, os.urandom(KEY_BYTES))
+
+    # Hearing of destroyed keys
+
+    def _is_deaf(self) -> bool:
+        return time.monotonic() - self._asked_at > HEARD_SECONDS and bool(self._by_id or self._deliveries)
+
+    async def _hear(self) -> None:
+        if self._is_deaf():
+            await asyncio.shield(self._listen())
+
+    def _listen(self) -> asyncio.Task[None]:
+        if self._hearing is None or self._hearing.done():
+            self._hearing = asyncio.get_running_loop().create_task(self._look_up(), name="keyring-forgets")
+            self._tasks.add(self._hearing)
+            self._hearing.add_done_callback(self._tasks.discard)
+        return self._hearing
+
+    async def _look_up(self) -> None:
+        began = time.monotonic()
+        try:
+            gone = await self._store.forgotten(_LOOK_BACK_SECONDS)
+        except Unavailable:
+            # Keys in memory go on serving; asked again with the next use, a second from now.
+            self._asked_at = began
+            return
+        if began - self._heard_at > _DEAF_SECONDS:
+            self._by_id.clear()
+            self._by_name.clear()
+            self._deliveries.clear()
+        self._heard_at = self._asked_at = began
+        self._forget(gone)
+
+    def _forget(self, key_ids: Iterable[str]) -> None:
+        gone = set(key_ids)
+        for key_id in gone:
+            cached = self._by_id.pop(key_id, None)
+            if cached:
+                named = self._by_name.get((cached[0].scope, cached[0].name))
+                if named and named[0].id == key_id:
+                    del self._by_name[cached[0].scope, cached[0].name]
+        for place in [place for place, key in self._deliveries.items() if key.id in gone]:
+            del self._deliveries[place]
 
     async def _make_deliveries(self, tenant: str, endpoint: str, hour: int) -> DataKey:
         wanted = []
@@ -237,6 +355,11 @@ class Keyring:
             raise SettingsError(f"data key {row.key_id} cannot be unwrapped: {error}") from error
         return DataKey(row.key_id, row.tenant, row.scope, row.name, material)
 
+    def _keep(self, scope: str, name: str, key: DataKey) -> DataKey:
+        """By its name alone: nobody opens what it sealed, this process neither."""
+        self._by_name[scope, name] = (key, time.monotonic() + self._cache_seconds)
+        return key
+
     def _remember(self, key: DataKey) -> None:
         until = time.monotonic() + self._cache_seconds
         self._by_id[key.id] = (key, until)
@@ -251,6 +374,9 @@ class Keyring:
         for cache in caches:
             while len(cache) > self._max_cached:
                 cache.popitem(last=False)
+
+
+_RETIRED = "/retired-"
 
 
 def _unnamed(endpoint: str) -> str:

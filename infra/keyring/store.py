@@ -6,10 +6,11 @@ one's key.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -34,6 +35,9 @@ class WrappedKey:
 class KeyStore(Protocol):
     """All methods raise Unavailable when the store is away, and may be called twice."""
 
+    any_erased: bool
+    """Whether anybody was ever erased, as of the last `get_or_create`."""
+
     async def get_or_create(self, wanted: Sequence[WrappedKey]) -> list[WrappedKey]:
         """The keys of these (scope, name): the one that is there, or else the wanted one, which then is."""
         ...
@@ -44,6 +48,30 @@ class KeyStore(Protocol):
 
     async def destroy(self, scope: str, names: Collection[str]) -> int:
         """Delete for good; returns how many there were."""
+        ...
+
+    async def destroy_ids(self, key_ids: Collection[str]) -> int:
+        """The same by their ids."""
+        ...
+
+    async def ids(self, scope: str, names: Collection[str]) -> list[str]:
+        """The ids of the keys of these names, as they are now."""
+        ...
+
+    async def named_under(self, scope: str, prefixes: Collection[str]) -> list[WrappedKey]:
+        """Keys whose names begin so."""
+        ...
+
+    async def rename(self, keys: Sequence[tuple[str, bytes, str, bytes]]) -> int:
+        """Retire (key id, old wrapped) to (new name, new wrapped), where the old is still there; returns how many."""
+        ...
+
+    async def forgotten(self, seconds: float) -> list[str]:
+        """The ids of keys that were destroyed or retired within the last `seconds`, by the store's clock."""
+        ...
+
+    async def erased(self, marks: Collection[bytes]) -> set[bytes]:
+        """Which of these stand for somebody who was erased."""
         ...
 
     async def destroy_expired(self) -> int:
@@ -76,7 +104,8 @@ _GET_OR_CREATE = text(f"""
       ON CONFLICT (scope, name) DO NOTHING
       RETURNING {_COLUMNS}
     )
-    SELECT {_COLUMNS} FROM there UNION ALL SELECT {_COLUMNS} FROM made
+    SELECT {_COLUMNS}, EXISTS (SELECT FROM erased_people) AS any_erased
+    FROM (SELECT {_COLUMNS} FROM there UNION ALL SELECT {_COLUMNS} FROM made) AS found
 """)  # noqa: S608 -- made of constants
 _BY_ID = text(
     f"SELECT {_COLUMNS} FROM data_keys WHERE key_id = ANY(:ids) AND (expires_at IS NULL OR expires_at > now())"  # noqa: S608 -- made of constants
@@ -88,6 +117,7 @@ class PostgresKeys(KeyStore):
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self.any_erased = False
 
     @override
     async def get_or_create(self, wanted: Sequence[WrappedKey]) -> list[WrappedKey]:
@@ -115,16 +145,87 @@ class PostgresKeys(KeyStore):
 
     @override
     async def destroy(self, scope: str, names: Collection[str]) -> int:
-        return len(
-            await self._run(
-                text(f"DELETE FROM data_keys WHERE scope = :scope AND name = ANY(:names) RETURNING {_COLUMNS}"),  # noqa: S608 -- made of constants
-                scope=scope,
-                names=list(names),
-            )
+        return await self._destroy("scope = :scope AND name = ANY(:which)", scope=scope, which=list(names))
+
+    @override
+    async def destroy_ids(self, key_ids: Collection[str]) -> int:
+        return await self._destroy("key_id = ANY(:which)", which=list(key_ids))
+
+    async def _destroy(self, condition: str, **values: object) -> int:
+        # The other processes hear of it from the list, which a key joins in the same transaction that deletes it.
+        rows = await self._rows(
+            text(f"""
+                WITH gone AS (DELETE FROM data_keys WHERE {condition} RETURNING key_id), listed AS (
+                  INSERT INTO destroyed_keys AS d (key_id, retired) SELECT key_id, false FROM gone
+                  ON CONFLICT (key_id) DO UPDATE SET retired = false, at = now()
+                )
+                SELECT key_id FROM gone
+            """),  # noqa: S608 -- made of constants
+            **values,
+        )
+        return len(rows)
+
+    @override
+    async def ids(self, scope: str, names: Collection[str]) -> list[str]:
+        rows = await self._rows(
+            text("SELECT key_id FROM data_keys WHERE scope = :scope AND name = ANY(:names) ORDER BY key_id"),
+            scope=scope,
+            names=list(names),
+        )
+        return [str(row.key_id) for row in rows]
+
+    @override
+    async def named_under(self, scope: str, prefixes: Collection[str]) -> list[WrappedKey]:
+        return await self._run(
+            text(f"""
+                SELECT {_COLUMNS} FROM data_keys
+                WHERE scope = :scope AND EXISTS (SELECT FROM unnest(CAST(:prefixes AS text[])) AS p WHERE starts_with(name, p))
+                ORDER BY name
+            """),  # noqa: S608 -- made of constants
+            scope=scope,
+            prefixes=list(prefixes),
         )
 
     @override
+    async def rename(self, keys: Sequence[tuple[str, bytes, str, bytes]]) -> int:
+        rows = await self._rows(
+            text("""
+                WITH renamed AS (
+                  UPDATE data_keys k SET name = w.name, wrapped = w.new
+                  FROM unnest(CAST(:ids AS text[]), CAST(:old AS bytea[]), CAST(:names AS text[]), CAST(:new AS bytea[]))
+                    AS w (id, old, name, new)
+                  WHERE k.key_id = w.id AND k.wrapped = w.old
+                  RETURNING k.key_id
+                ), listed AS (
+                  INSERT INTO destroyed_keys (key_id, retired) SELECT key_id, true FROM renamed ON CONFLICT DO NOTHING
+                )
+                SELECT key_id FROM renamed
+            """),
+            ids=[key[0] for key in keys],
+            old=[key[1] for key in keys],
+            names=[key[2] for key in keys],
+            new=[key[3] for key in keys],
+        )
+        return len(rows)
+
+    @override
+    async def forgotten(self, seconds: float) -> list[str]:
+        rows = await self._rows(
+            text("SELECT key_id FROM destroyed_keys WHERE at > now() - make_interval(secs => :seconds)"),
+            seconds=seconds,
+        )
+        return [str(row.key_id) for row in rows]
+
+    @override
+    async def erased(self, marks: Collection[bytes]) -> set[bytes]:
+        rows = await self._rows(
+            text("SELECT mark FROM erased_people WHERE mark = ANY(CAST(:marks AS bytea[]))"), marks=list(marks)
+        )
+        return {bytes(row.mark) for row in rows}
+
+    @override
     async def destroy_expired(self) -> int:
+        await self._rows(text("DELETE FROM destroyed_keys WHERE at < now() - interval '1 day' RETURNING key_id"))
         return len(await self._run(text(f"DELETE FROM data_keys WHERE expires_at <= now() RETURNING {_COLUMNS}")))  # noqa: S608 -- made of constants
 
     @override
@@ -152,9 +253,17 @@ class PostgresKeys(KeyStore):
         )
 
     async def _run(self, statement: object, **values: object) -> list[WrappedKey]:
+        rows = await self._rows(statement, **values)
+        if rows and "any_erased" in rows[0]._mapping:  # noqa: SLF001 -- SQLAlchemy's public name for it
+            self.any_erased = rows[0].any_erased
+        return [
+            WrappedKey(row.key_id, row.tenant, row.scope, row.name, bytes(row.wrapped), row.expires_at) for row in rows
+        ]
+
+    async def _rows(self, statement: object, **values: object) -> list[Any]:
         try:
             async with self._engine.begin() as connection:
-                rows = (await connection.execute(statement, values)).all()  # type: ignore[call-overload]  # text() of this module alone
+                return list((await connection.execute(statement, values)).all())  # type: ignore[call-overload]  # text() of this module alone
         except (SQLAlchemyError, OSError) as error:
             away = as_unavailable(error) or (
                 Unavailable("postgres", why=type(error).__name__) if isinstance(error, OSError) else None
@@ -162,9 +271,6 @@ class PostgresKeys(KeyStore):
             if away:
                 raise away from error
             raise
-        return [
-            WrappedKey(row.key_id, row.tenant, row.scope, row.name, bytes(row.wrapped), row.expires_at) for row in rows
-        ]
 
 
 class MemoryKeys(KeyStore):
@@ -172,6 +278,10 @@ class MemoryKeys(KeyStore):
 
     def __init__(self) -> None:
         self.rows: dict[tuple[str, str], WrappedKey] = {}
+        self.listed: dict[str, float] = {}
+        """Destroyed or retired key → when, by the monotonic clock."""
+        self.erased_marks: set[bytes] = set()
+        self.any_erased = False
         self.away = False
         self.calls = 0
 
@@ -183,6 +293,7 @@ class MemoryKeys(KeyStore):
     @override
     async def get_or_create(self, wanted: Sequence[WrappedKey]) -> list[WrappedKey]:
         self._ask()
+        self.any_erased = bool(self.erased_marks)
         return [self.rows.setdefault((key.scope, key.name), key) for key in wanted]
 
     @override
@@ -197,8 +308,52 @@ class MemoryKeys(KeyStore):
 
     @override
     async def destroy(self, scope: str, names: Collection[str]) -> int:
+        return await self.destroy_ids(await self.ids(scope, names))
+
+    @override
+    async def destroy_ids(self, key_ids: Collection[str]) -> int:
         self._ask()
-        return sum(self.rows.pop((scope, name), None) is not None for name in names)
+        gone = [place for place, row in self.rows.items() if row.key_id in key_ids]
+        for place in gone:
+            self.listed[self.rows.pop(place).key_id] = time.monotonic()
+        return len(gone)
+
+    @override
+    async def ids(self, scope: str, names: Collection[str]) -> list[str]:
+        return sorted(self.rows[scope, name].key_id for name in names if (scope, name) in self.rows)
+
+    @override
+    async def named_under(self, scope: str, prefixes: Collection[str]) -> list[WrappedKey]:
+        self._ask()
+        return [
+            row
+            for place, row in sorted(self.rows.items())
+            if place[0] == scope and place[1].startswith(tuple(prefixes))
+        ]
+
+    @override
+    async def rename(self, keys: Sequence[tuple[str, bytes, str, bytes]]) -> int:
+        self._ask()
+        done = 0
+        for key_id, old, name, new in keys:
+            for place, row in list(self.rows.items()):
+                if row.key_id == key_id and row.wrapped == old:
+                    del self.rows[place]
+                    self.rows[row.scope, name] = replace(row, name=name, wrapped=new)
+                    self.listed.setdefault(key_id, time.monotonic())
+                    done += 1
+        return done
+
+    @override
+    async def forgotten(self, seconds: float) -> list[str]:
+        if self.away:
+            raise Unavailable("postgres", why="away")
+        return [key_id for key_id, at in self.listed.items() if at > time.monotonic() - seconds]
+
+    @override
+    async def erased(self, marks: Collection[bytes]) -> set[bytes]:
+        self._ask()
+        return self.erased_marks & set(marks)
 
     @override
     async def destroy_expired(self) -> int:

@@ -66,6 +66,17 @@ def test_an_exception_in_a_log_line_shows_its_kind(capsys) -> None:
     assert "KeyError" in json.dumps(lines(capsys))
 
 
+def test_an_exception_in_a_log_line_shows_no_local_variable(capsys) -> None:
+    """INVARIANT: no secret and no customer's text in a log. If it fails, a traceback prints passwords that functions hold."""
+    telemetry._configure_logs(Settings(_env_file=None), "x")
+    held = "pass" + "word-of-redis"
+    try:
+        raise RuntimeError(f"{len(held)} bytes")  # noqa: TRY301 -- the frame that holds the secret is the one under test
+    except RuntimeError:
+        telemetry.log("x").exception("failed")
+    assert held not in capsys.readouterr().err
+
+
 def test_a_trace_goes_on_where_the_message_left_it() -> None:
     tracer = TracerProvider().get_tracer("t")
     with use_span(tracer.start_span("first")) as span:

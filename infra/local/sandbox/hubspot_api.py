@@ -83,7 +83,10 @@ class HubSpotApi:
                 404, "OBJECT_NOT_FOUND", f"No handler in this stand-in for {request.method} {request.path}"
             )
         operation, handler, parameters = found
-        left = account.limits.take(token.app_id)
+        limits = account.limits
+        if limits.daily is not None and limits.used_today >= limits.daily:
+            return self._limited(rate_limited("DAILY").response(), account, 0)
+        left = limits.take(token.app_id)
         if left == -1:
             return self._limited(rate_limited("TEN_SECONDLY_ROLLING").response(), account, 0)
         if operation == "objects.search" and not account.limits.take_search():

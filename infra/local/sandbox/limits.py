@@ -24,7 +24,7 @@ class Limits:
     search_per_second: int | None = None
     """HubSpot: search calls per second."""
     daily: int | None = None
-    """HubSpot: calls a day, shown in headers. Salesforce: calls per rolling 24 h."""
+    """HubSpot: calls a day, shown in headers; beyond it 429 DAILY. Salesforce: calls per rolling 24 h."""
     used_today: int = 0
     windows: dict[int | None, deque[float]] = field(default_factory=dict)
     searches: deque[float] = field(default_factory=deque)

@@ -13,7 +13,7 @@ from infra.local.sandbox.apps import HubSpotApp, OutboundMessages, chance_of
 from infra.local.sandbox.hubspot_api import HubSpotApi
 from infra.local.sandbox.hubspot_errors import HubSpotError
 from infra.local.sandbox.hubspot_events import EventWriter
-from infra.local.sandbox.hubspot_oauth import Grant
+from infra.local.sandbox.hubspot_oauth import App, Grant
 from infra.local.sandbox.hubspot_properties import create_property
 from infra.local.sandbox.identifiers import salesforce_id, with_suffix
 from infra.local.sandbox.kinds import ControlError, kind_name
@@ -71,6 +71,7 @@ class Registry:
         app = HubSpotApp(app_id, client_secret, public_url or target_url, signature_version, writer)  # type: ignore[arg-type]  # checked above
         app.client_id = client_id or f"client-{app_id}"
         self._apps[app_id] = app
+        self._hubspot.oauth.apps[app.client_id] = App(app_id, client_secret, app.portals.add)
         self._world.listeners.append(app.tell)
         if target_url:
             app.endpoint = self._endpoint(name, target_url, app, manners)
@@ -214,6 +215,19 @@ class Registry:
             raise ControlError("no such token")
         self._world.tokens[token].revoked = revoked
         return {"revoked": revoked}
+
+    def set_rotation(self, account: str, *, rotate: bool = True) -> dict[str, Any]:
+        """Let every refresh give a new refresh token and end the old one, or no longer."""
+        owner = self._account(account)
+        oauth = self._hubspot.oauth if owner.vendor == "hubspot" else self._salesforce.oauth
+        (oauth.rotates.add if rotate else oauth.rotates.discard)(owner.key)
+        return {"rotate": rotate}
+
+    def uninstall(self, account: str) -> dict[str, Any]:
+        """The admin takes the app's access back: refresh tokens and the access tokens that came of them end."""
+        owner = self._account(account)
+        oauth = self._hubspot.oauth if owner.vendor == "hubspot" else self._salesforce.oauth
+        return {"ended": oauth.revoke(owner.key)}
 
     def create_properties(self, account: str, object: str, properties: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: A002 - the journal's word
         """Properties in the vendor's own form; those that exist already are left alone. HubSpot: as for

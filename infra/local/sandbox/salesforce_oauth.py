@@ -1,4 +1,4 @@
-"""Salesforce's OAuth: client credentials, JWT bearer and refresh token, for a dedicated integration user.
+"""Salesforce's OAuth: the consent page, codes with PKCE, client credentials, JWT bearer and refresh token.
 
 Law: a consumer key belongs to one org; an assertion is verified against the certificate's public key given for it.
 """
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import jwt
 
+from infra.local.sandbox.oauth_pages import Codes, consent
 from infra.local.sandbox.state import Actor, Token, World
 from infra.local.sandbox.web import Request, Response, answer
 
@@ -41,6 +42,9 @@ class SalesforceOAuth:
         self.world = world
         self.base = base
         self.clients: dict[str, Client] = {}
+        self.rotates: set[str] = set()
+        """Accounts whose refresh tokens are good once ("Refresh Token Rotation" of an external client app)."""
+        self.codes = Codes(world.clock)
 
     def handle(self, request: Request) -> Response:
         """Answer one request."""
@@ -50,12 +54,18 @@ class SalesforceOAuth:
                 return self._token(request)
             except _RefusedError as error:
                 return _refused(*error.args)
+        if leaf == "authorize":
+            client = self.clients.get(request.param("client_id"))
+            known = [(client.account, self.world.accounts[client.account].name)] if client else []
+            return consent(request, "Salesforce (sandbox): allow access", known, self.codes)
         if leaf == "userinfo":
             return self._userinfo(request)
         if leaf == "revoke":
             token = self.world.tokens.get(request.form().get("token") or request.param("token"))
             if token is not None:
                 token.revoked = True
+            for client in self.clients.values():
+                client.refresh_tokens.discard(request.form().get("token") or request.param("token"))
             return Response(200)
         return _refused("unsupported", "no such resource in this stand-in", 404)
 
@@ -65,16 +75,43 @@ class SalesforceOAuth:
         if kind == "urn:ietf:params:oauth:grant-type:jwt-bearer":
             return self._by_assertion(form.get("assertion", ""))
         client, secret = self._client(request, form)
+        refresh_token = ""
         if kind == "refresh_token":
             if form.get("refresh_token") not in client.refresh_tokens:
                 raise _RefusedError("invalid_grant", "expired access/refresh token")
-            # A client without a secret may refresh; one that sends a secret must send the right one.
-            secret = secret or client.consumer_secret
+        elif kind == "authorization_code":
+            if self.codes.take({**form, "client_id": client.consumer_key}) is None:
+                raise _RefusedError("invalid_grant", "invalid authorization code")
+            refresh_token = self._new_refresh_token(client)
         elif kind != "client_credentials":
             raise _RefusedError("unsupported_grant_type", "grant type not supported")
+        if kind != "client_credentials":
+            # A client without a secret may do these; one that sends a secret must send the right one.
+            secret = secret or client.consumer_secret
         if not secrets.compare_digest(secret.encode(), client.consumer_secret.encode()):
             raise _RefusedError("invalid_client", "invalid client credentials")
-        return self._grant(client)
+        if kind == "refresh_token" and client.account in self.rotates:
+            client.refresh_tokens.discard(form["refresh_token"])
+            refresh_token = self._new_refresh_token(client)
+        return self._grant(client, refresh_token)
+
+    @staticmethod
+    def _new_refresh_token(client: Client) -> str:
+        value = f"5Aep861{secrets.token_urlsafe(48)}"
+        client.refresh_tokens.add(value)
+        return value
+
+    def revoke(self, account: str) -> int:
+        """The admin takes the app's access back: its tokens end. Returns how many refresh tokens ended."""
+        gone = 0
+        for client in self.clients.values():
+            if client.account == account:
+                gone += len(client.refresh_tokens)
+                client.refresh_tokens.clear()
+                for token in self.world.tokens.values():
+                    if token.account == account and token.actor is client.actor:
+                        token.revoked = True
+        return gone
 
     def _client(self, request: Request, form: dict[str, str]) -> tuple[Client, str]:
         """The client that a request names, and the secret that it shows."""
@@ -103,7 +140,7 @@ class SalesforceOAuth:
             return _refused("invalid_grant", f"invalid assertion ({type(error).__name__})")
         return self._grant(client)
 
-    def _grant(self, client: Client) -> Response:
+    def _grant(self, client: Client, refresh_token: str = "") -> Response:
         number = client.account.partition(":")[2]
         value = f"{number[:15]}!{secrets.token_urlsafe(60)}"
         now = self.world.clock()
@@ -111,6 +148,7 @@ class SalesforceOAuth:
         identity = f"https://login.salesforce.com/id/{number}/{client.actor.user}"
         body = {
             "access_token": value,
+            **({"refresh_token": refresh_token} if refresh_token else {}),
             "instance_url": self.base,
             "id": identity,
             "token_type": "Bearer",

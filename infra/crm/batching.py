@@ -1,0 +1,127 @@
+"""Rows that wait for the same call go together in it.
+
+Law: a call takes its rows in the moment in which its turn has come, so that a batch is whatever waits then: full when the
+account's limit is the narrow place, and no row waits for a batch to fill when it is not. Rows go in the order in which they
+came; one id is in a batch once, its next row in a later one. A batch's failure is told to its own rows alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+P = TypeVar("P")
+V = TypeVar("V")
+
+Take = Callable[[], dict[str, P]]
+"""The batch's rows by id: the same each time, chosen the first time. May be called in any thread."""
+Run = Callable[[Take[P]], Awaitable[Mapping[str, V]]]
+"""Makes the call; the answer need not name every id. Calls `Take` once its turn has come."""
+
+
+@dataclass(slots=True)
+class _Row(Generic[P, V]):
+    id: str
+    payload: P
+    outcome: asyncio.Future[V | None]
+
+
+@dataclass(slots=True)
+class _Queue(Generic[P, V]):
+    rows: deque[_Row[P, V]] = field(default_factory=deque)
+    coming: int = 0
+    """Batches that have not taken their rows yet."""
+
+
+class Batches(Generic[P, V]):
+    """Rows of one kind of call, by a key that says which call (account, lane, path, columns)."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._queues: dict[Hashable, _Queue[P, V]] = {}
+        self._lock = threading.Lock()
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def ask(self, key: Hashable, rows: Mapping[str, P], run: Run[P, V]) -> dict[str, V]:
+        """Each row's part of the answer, as far as there is one. Raises what the call of any of these rows raised."""
+        if not rows:
+            return {}
+        loop = asyncio.get_running_loop()
+        mine = [_Row[P, V](one, payload, loop.create_future()) for one, payload in rows.items()]
+        with self._lock:
+            queue = self._queues.setdefault(key, _Queue())
+            queue.rows.extend(mine)
+        self._start(key, queue, run)
+        found = await asyncio.gather(*(row.outcome for row in mine), return_exceptions=True)
+        answer: dict[str, V] = {}
+        for row, outcome in zip(mine, found, strict=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+            if outcome is not None:
+                answer[row.id] = outcome
+        return answer
+
+    def _start(self, key: Hashable, queue: _Queue[P, V], run: Run[P, V]) -> None:
+        """As many batches as what waits fills."""
+        with self._lock:
+            missing = -(-len(queue.rows) // self._size) - queue.coming
+            queue.coming += max(0, missing)
+        for _ in range(missing):
+            task = asyncio.create_task(self._batch(key, queue, run))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _batch(self, key: Hashable, queue: _Queue[P, V], run: Run[P, V]) -> None:
+        rows: list[_Row[P, V]] = []
+        taken = False
+
+        def take() -> dict[str, P]:
+            nonlocal taken
+            with self._lock:
+                if not taken:
+                    taken = True
+                    queue.coming -= 1
+                    rows.extend(self._taken(queue))
+                return {row.id: row.payload for row in rows}
+
+        try:
+            answer = await run(take)
+        except BaseException as error:  # noqa: BLE001 - told to the rows, whatever it is
+            take()
+            for row in rows:
+                if not row.outcome.done():
+                    row.outcome.set_exception(error)
+        else:
+            for row in rows:
+                if not row.outcome.done():
+                    row.outcome.set_result(answer.get(row.id))
+        if queue.rows:
+            # An id that was there twice needs one more batch than was counted.
+            self._start(key, queue, run)
+        elif not queue.coming:
+            self._queues.pop(key, None)
+
+    def _taken(self, queue: _Queue[P, V]) -> list[_Row[P, V]]:
+        taken: dict[str, _Row[P, V]] = {}
+        later: list[_Row[P, V]] = []
+        while queue.rows and len(taken) < self._size:
+            row = queue.rows.popleft()
+            if row.outcome.cancelled():
+                continue
+            if row.id in taken:
+                later.append(row)
+            else:
+                taken[row.id] = row
+        queue.rows.extendleft(reversed(later))
+        return list(taken.values())
+
+    async def close(self) -> None:
+        """Give up what is under way; may be called twice."""
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)

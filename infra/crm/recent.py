@@ -1,0 +1,70 @@
+"""Records that hang on others (a contact's company, a deal's contacts), remembered for some seconds as they were read.
+
+Law: memory alone, so nothing of a person outlives the process or the seconds; what is read for itself, because it changed,
+is forgotten first, and an answer from before that is not remembered. Notes and e-mails are never in here: another process
+may have heard of their change, and a snapshot without it would have no successor.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from schemas.record import Related
+
+TTL_SECONDS = 10.0
+MOST = 20_000
+
+_Key = tuple[str, str, str]
+
+
+class Recent:
+    """By account, kind and id. For one event loop."""
+
+    def __init__(
+        self, *, ttl_seconds: float = TTL_SECONDS, most: int = MOST, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._ttl = ttl_seconds
+        self._most = most
+        self._clock = clock
+        self._found: dict[_Key, tuple[float, Related | None]] = {}
+        self._forgotten: dict[_Key, float] = {}
+
+    def now(self) -> float:
+        """The moment to give to `keep`: from before the read began."""
+        return self._clock()
+
+    def get(self, account: str, kind: str, ids: Iterable[str]) -> dict[str, Related | None]:
+        """What is remembered of them; None: it was not there."""
+        oldest = self._clock() - self._ttl
+        found: dict[str, Related | None] = {}
+        for one in ids:
+            known = self._found.get((account, kind, one))
+            if known is not None and known[0] > oldest:
+                found[one] = known[1]
+        return found
+
+    def keep(self, account: str, kind: str, one: str, found: Related | None, since: float) -> None:
+        """Remember it, unless it changed since the read began."""
+        key = (account, kind, one)
+        if self._forgotten.get(key, float("-inf")) >= since:
+            return
+        if len(self._found) >= self._most:
+            self._sweep()
+        self._found.pop(key, None)
+        self._found[key] = (since, found)
+
+    def forget(self, account: str, kind: str, ids: Iterable[str]) -> None:
+        """They changed."""
+        now = self._clock()
+        if len(self._forgotten) >= self._most:
+            self._forgotten = {key: at for key, at in self._forgotten.items() if at > now - 60.0}
+        for one in ids:
+            self._found.pop((account, kind, one), None)
+            self._forgotten[account, kind, one] = now
+
+    def _sweep(self) -> None:
+        oldest = self._clock() - self._ttl
+        self._found = {key: known for key, known in self._found.items() if known[0] > oldest}
+        for key in list(self._found)[: max(0, len(self._found) - self._most // 2)]:
+            del self._found[key]
