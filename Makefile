@@ -5,6 +5,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# Two processes, each with an embedded stack of its own; on servers given by URL one, because journeys share consumer groups.
+IN_PARALLEL := $(if $(KAFKA_URL)$(DATABASE_URL)$(REDIS_URL),,--numprocesses 2 --dist loadfile)
 PACKAGES := console infra ingress llm_gateway processors schemas sinks
 
 ##@ Start here
@@ -13,7 +15,7 @@ demo: setup ## Run the whole journey on this machine: SECONDS=45, KEEP=1 leaves 
 	@$(BIN)/hookline demo --seconds $(or $(SECONDS),45) $(if $(KEEP),--keep)
 
 test: setup ## Run every test on the embedded stack (or on KAFKA_URL, DATABASE_URL, REDIS_URL)
-	@$(BIN)/pytest
+	@$(BIN)/pytest $(IN_PARALLEL)
 
 ##@ Set-up
 .PHONY: setup lock clean
@@ -56,10 +58,10 @@ format: setup ## Format, and mend what can be mended
 	@$(BIN)/ruff format .
 
 test-unit: setup ## The tests that need no server (seconds)
-	@$(BIN)/pytest -m "not connected"
+	@$(BIN)/pytest -m "not connected" --numprocesses 2
 
 test-connected: setup ## The tests on real servers, journeys included
-	@$(BIN)/pytest -m connected
+	@$(BIN)/pytest -m connected $(IN_PARALLEL)
 
 ##@ Run it
 .PHONY: up stack
@@ -78,6 +80,10 @@ sandbox-groq: setup ## A stand-in for Groq's API on port 8900: ARGS="--latency 0
 faults: setup ## Guarantees under faults (docs/guarantees.md): SEEDS=1,2,3 SEED=7 ONLY=name RATE=200 SHORT=1
 	@$(BIN)/python -m tests.faults --seeds $(or $(SEED),$(SEEDS),1,2,3) --rate $(or $(RATE),200) $(if $(SHORT),--short) $(if $(ONLY),--only $(ONLY),--without all --write docs/guarantees.md)
 
+.PHONY: privacy-kills
+privacy-kills: setup ## An erasure killed before and after each of its effects (docs/privacy.md)
+	@PRIVACY_KILLS=all $(BIN)/pytest -q tests/connected/test_privacy.py
+
 ##@ Measure it
 .PHONY: bench-journey bench-quality
 bench-journey: setup ## Latency of the journey against five bare Kafka hops
@@ -94,6 +100,10 @@ bench-ingress: setup ## CPU per request at the front door against its floor (nee
 fuzz: setup ## A million mutated bodies through the dialects: INPUTS=1000000 SEED=7
 	@$(BIN)/python -m tests.fuzz
 
+.PHONY: fuzz-api
+fuzz-api: setup ## Calls drawn from the OpenAPI document against the HTTP API, at length: EXAMPLES=200
+	@FUZZ_API_EXAMPLES=$(or $(EXAMPLES),200) $(BIN)/pytest -q tests/connected/test_api.py -k any_call
+
 bench-quality: setup ## Precision and recall of duplicates and data defects
 	@$(BIN)/python -m bench.quality
 
@@ -104,9 +114,23 @@ bench-backlog: setup ## A backlog drains, stage by stage, beside bare loops: CHA
 bench-flood: setup ## What one tenant's flood, revoked token and spent quota cost another: CHANGES=100000
 	@$(BIN)/python -m bench.flood --changes $(or $(CHANGES),100000) --records $(or $(RECORDS),5000)
 
+.PHONY: bench-gateway
+bench-gateway: setup ## CPU per chat request at the gateway's server, beside a floor, LiteLLM and TensorZero (ARGS="--soak 200000")
+	@$(BIN)/python -m bench.gateway $(ARGS)
+
 .PHONY: bench-limits
 bench-limits: setup ## Four replicas at five times a provider's limits: use, 429s, fairness, interactive p95 (WINDOW=60)
 	@$(BIN)/python -m bench.limits
+
+.PHONY: bench-crm-limits loop conformance
+bench-crm-limits: setup ## 5,000 changed records through a portal's limits: RECORDS=500 LIMIT=110 WINDOW=10
+	@$(BIN)/python -m bench.crm_limits
+
+loop: setup ## A thousand write-backs, no analysis of our own echoes, no edit missed: WRITES=100
+	@$(BIN)/python -m bench.loop
+
+conformance: setup ## HubSpot's traffic of a journey against HubSpot's API descriptions
+	@$(BIN)/python -m bench.conformance
 
 .PHONY: help
 help: ## This list

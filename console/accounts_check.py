@@ -196,7 +196,7 @@ async def _deliver(sight: Sight, account: Account, endpoint: Endpoint) -> Point:
         return Point(
             name, "failed", f"the front door does not answer at its public address ({type(error).__name__})", proxy
         )
-    if status != 200 or not request_id:
+    if not 200 <= status < 300 or not request_id:
         return Point(name, "failed", f"answered {status}", proxy)
     try:
         kept = await accepted_one(sight.settings, Codec(sight.keyring, "hookline/console"), request_id)
@@ -206,7 +206,7 @@ async def _deliver(sight: Sight, account: Account, endpoint: Endpoint) -> Point:
         return Point(
             name,
             "failed",
-            f"answered 200, but request {request_id} is not on crm.deliveries",
+            f"answered {status}, but request {request_id} is not on crm.deliveries",
             "is the public address another installation's?",
         )
     return Point(name, "passed", f"signed, accepted and on crm.deliveries as {request_id}")

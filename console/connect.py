@@ -37,13 +37,18 @@ class Connecting:
     flows: Flows
 
 
-def redirect_uri(settings: Settings, crm: str) -> str:
-    """Where the CRM sends the admin back; it has to be entered in the app, letter by letter."""
+def public_base(settings: Settings) -> str:
+    """Scheme, host and path prefix by which a CRM and its admins reach the HTTP API, without a trailing slash."""
     base = (
         settings.api_public_url
         or f"http://{'localhost' if settings.api_host == '127.0.0.1' else settings.api_host}:{settings.api_port}"
     )
-    return f"{base.rstrip('/')}/oauth/{crm}/callback"
+    return base.rstrip("/")
+
+
+def redirect_uri(settings: Settings, crm: str) -> str:
+    """Where the CRM sends the admin back; it has to be entered in the app, letter by letter."""
+    return f"{public_base(settings)}/oauth/{crm}/callback"
 
 
 async def authorize(at: Connecting, account: Account) -> str:

@@ -41,7 +41,7 @@ def show(
                 )
                 .order_by(insights.c.analysis)
             )
-            return [_insight(dict(row)) for row in rows.mappings()]
+            return [from_row(dict(row)) for row in rows.mappings()]
 
     found = run(command)
     if not found:
@@ -60,7 +60,8 @@ def show(
             )
 
 
-def _insight(row: dict[str, Any]) -> Insight:
+def from_row(row: dict[str, Any]) -> Insight:
+    """An insight from its row of the table `insights`."""
     return Insight(
         id=row["record_id"],
         version=Version(row["epoch"], row["snapshot_offset"], row["generation"]),

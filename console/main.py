@@ -19,6 +19,9 @@ from console import (
     endpoints,
     gateway,
     insights,
+    keys,
+    privacy,
+    prompts,
     requests,
     serve,
     sources,
@@ -26,6 +29,7 @@ from console import (
     tenants,
     topics,
 )
+from console.backfill import commands as backfill
 from console.dead_letters import commands as dead_letters
 from console.replay import commands as replay
 from console.runtime import explained
@@ -47,6 +51,10 @@ app.add_typer(topics.app, name="topics")
 app.add_typer(requests.app, name="requests")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(replay.app, name="replay")
+app.add_typer(backfill.app, name="backfill")
+app.add_typer(keys.app, name="key")
+app.add_typer(privacy.app, name="privacy")
+app.add_typer(prompts.app, name="prompt")
 app.add_typer(config.app, name="config")
 app.command("status")(status.status)
 app.command("up")(serve.up)

@@ -9,6 +9,7 @@ replays. What it is asked for is tested on keys and headers, before anything is 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -82,6 +83,8 @@ async def reader(settings: Settings, **more: Any) -> AsyncIterator[AIOKafkaConsu
     )
     try:
         await consumer.start()
+        # Its tasks begin: one that is cancelled before it has, raises out of `stop`.
+        await asyncio.sleep(0)
         yield consumer
     finally:
         await consumer.stop()

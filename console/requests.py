@@ -87,28 +87,19 @@ def list_(
     """Requests, oldest first: accepted ones with what came of them, refused ones with the cause."""
     if accepted_only and refused_only:
         raise ConsoleError("--accepted and --refused exclude one another: leave both out to see all")
-    causes = _causes(cause)
+    causes = causes_of(cause)
     start = moment(since) or datetime.now(UTC) - timedelta(hours=1)
 
     async def command() -> list[Line]:
         async with registry() as (found, settings, engine, keyring):
             need(settings, "kafka_url")
             endpoints = [await find(found, endpoint)] if endpoint else await found.endpoints()
-            named = {one.id: one for one in endpoints}
-            lines: list[Line] = []
-            if not refused_only and not causes:
-                codec = Codec(keyring, "hookline/console")
-                requests = await accepted(
-                    settings, codec, since=start, until=moment(until), tenant=tenant, endpoints=set(named) if endpoint else None
-                )  # fmt: skip
-                lines += [_accepted_line(one, named) for one in requests]
-            if not accepted_only and not account:
-                lines += await _refused(
-                    engine, endpoints if endpoint else None, tenant, causes, start, moment(until), endpoints
-                )
-            return sorted(lines, key=lambda line: line.at)
+            return await listed(
+                settings, engine, keyring, endpoints, only=bool(endpoint), tenant=tenant, account=account, causes=causes,
+                since=start, until=moment(until), with_accepted=not refused_only, with_refused=not accepted_only,
+            )  # fmt: skip
 
-    lines = [line for line in run(command) if not account or account in line.accounts][-count:]
+    lines = run(command)[-count:]
     if as_json:
         for line in lines:
             typer.echo(json.dumps(line.plain()))
@@ -122,6 +113,34 @@ def list_(
     out.print(table)
     if not lines:
         out.print(f"Nothing since {start:%Y-%m-%d %H:%M:%S} UTC; `--since 24h` looks further back.")
+
+
+async def listed(
+    settings: Settings,
+    engine: AsyncEngine,
+    keyring: Keyring,
+    endpoints: Sequence[Endpoint],
+    *,
+    only: bool,
+    tenant: str,
+    account: str = "",
+    causes: Sequence[str] = (),
+    since: datetime,
+    until: datetime | None = None,
+    with_accepted: bool = True,
+    with_refused: bool = True,
+) -> list[Line]:
+    """Requests, oldest first; with `only` those of these endpoints alone. Raises what Kafka and the database raise."""
+    named = {one.id: one for one in endpoints}
+    lines: list[Line] = []
+    if with_accepted and not causes:
+        requests = await accepted(
+            settings, Codec(keyring, "hookline/console"), since=since, until=until, tenant=tenant, endpoints=set(named) if only else None
+        )  # fmt: skip
+        lines += [_accepted_line(one, named) for one in requests]
+    if with_refused and not account:
+        lines += await _refused(engine, endpoints if only else None, tenant, causes, since, until, endpoints)
+    return [line for line in sorted(lines, key=lambda line: line.at) if not account or account in line.accounts]
 
 
 @app.command("show")
@@ -180,7 +199,7 @@ def retry(
     """Let refused requests in after all: each is judged again, by the secrets that hold now and at the time when it came."""
     if bool(request_id) == bool(endpoint):
         raise ConsoleError("name one request, or an endpoint with --endpoint (and --cause, --since)")
-    causes = _causes(cause)
+    causes = causes_of(cause)
 
     async def command() -> list[Retried]:
         async with registry() as (found, settings, engine, keyring):
@@ -193,7 +212,7 @@ def retry(
                 )  # fmt: skip
                 async with engine.connect() as connection:
                     ids = [row.request_id for row in await connection.execute(fitting)]
-            return await _retry(found, settings, engine, keyring, ids, dry_run=dry_run)
+            return await retried(found, settings, engine, keyring, ids, dry_run=dry_run)
 
     results = run(command)
     for result in results:
@@ -214,9 +233,10 @@ _WORDS = {
 }
 
 
-async def _retry(
+async def retried(
     found: Registry, settings: Settings, engine: AsyncEngine, keyring: Keyring, ids: Sequence[str], *, dry_run: bool
 ) -> list[Retried]:
+    """Judge refused requests again, and let in those that pass; raises what Kafka and the database raise."""
     publisher = Publisher(settings, Codec(keyring, "hookline/console"), client_id="hookline-console")
     await publisher.start()
     try:
@@ -234,7 +254,8 @@ async def _retry(
         await publisher.stop()
 
 
-def _causes(cause: str) -> list[str]:
+def causes_of(cause: str) -> list[str]:
+    """The causes that are meant, none for an empty text; raises ConsoleError for an unknown one."""
     if not cause:
         return []
     try:

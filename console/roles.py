@@ -21,7 +21,7 @@ from infra.telemetry import configure, log
 DRAIN_SECONDS = 20.0
 
 
-def build(settings: Settings, name: RoleName, parts: Parts) -> RoleApp:
+def build(settings: Settings, name: RoleName, parts: Parts) -> RoleApp:  # noqa: PLR0911 -- a role, a return
     """Build one role; raises SettingsError with everything that it lacks."""
     require(settings, name)
     match name:
@@ -45,6 +45,14 @@ def build(settings: Settings, name: RoleName, parts: Parts) -> RoleApp:
             from sinks.app import build_app as sinks
 
             return sinks(settings, parts)
+        case "api":
+            from console.api.app import build_app as api
+
+            return api(settings, parts)
+        case "gateway":
+            from llm_gateway.server.app import GatewayServer
+
+            return GatewayServer(settings)
 
 
 @asynccontextmanager

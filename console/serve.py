@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import sys
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 import uvloop
@@ -27,15 +29,21 @@ from infra.database.engine import migrate as migrate_tables
 from infra.kafka.topics import migrate_topics
 from infra.local.engine import StackError
 from infra.local.stack import Addresses, EmbeddedStack
-from infra.settings import ROLES, Role, Settings
+from infra.settings import ROLES, Role, Settings, require, variable
 
+EVERY: tuple[Role, ...] = (*ROLES, "api")
+"""The stages of the journey, and the HTTP API beside them."""
+GATEWAY: Role = "gateway"
+"""Stands alone: it needs a provider's key and no Kafka."""
 LOOK_EVERY_SECONDS = 1.0
 LET_GO_SECONDS = 20.0
 """For roles to drain as far as they can without the server that has ended."""
 
 
 def serve(
-    role: Annotated[str, typer.Argument(help=f"One of: {', '.join(ROLES)}, or `all`.")],
+    role: Annotated[
+        str, typer.Argument(help=f"One of: {', '.join((*EVERY, GATEWAY))}, or `all` (without the gateway).")
+    ],
     workers: Annotated[
         int, typer.Option(min=1, help="ingress alone: so many processes behind one port, restarted when they die.")
     ] = 1,
@@ -48,16 +56,30 @@ def serve(
             raise ConsoleError("--workers is for `hookline serve ingress`: run other roles as several replicas")
         uvloop.run(serve_workers(settings, workers))
         return
+    if names == (GATEWAY,):
+        _become_gateway(settings)
     uvloop.run(serve_roles(settings, names))
+
+
+def _become_gateway(settings: Settings) -> NoReturn:
+    """This process goes on as the gateway's server, without the memory of all that the console has imported."""
+    require(settings, GATEWAY)
+    secret = {name: getattr(settings, name) for name in ("database_url", "redis_url", "master_keys")}
+    found = {variable(name): value.get_secret_value() for name, value in secret.items() if value is not None}
+    if settings.environment == "development":
+        found[variable("environment")] = settings.environment
+    os.execve(  # noqa: S606 -- our own module, no shell
+        sys.executable, [sys.executable, "-m", "llm_gateway.server"], {**os.environ, **found}
+    )
 
 
 def _roles(role: str) -> tuple[Role, ...]:
     if role == "all":
-        return ROLES
-    for known in ROLES:
+        return EVERY
+    for known in (*EVERY, GATEWAY):
         if role == known:
             return (known,)
-    raise ConsoleError(f"there is no role {role!r}: choose one of {', '.join(ROLES)}, or `all`")
+    raise ConsoleError(f"there is no role {role!r}: choose one of {', '.join((*EVERY, GATEWAY))}, or `all`")
 
 
 def migrate() -> None:
@@ -117,11 +139,14 @@ def up() -> None:
                 err.print(f"[dim]{line}[/]")
             write_note(settings.data_dir, "sandbox-url", complete.sandbox_url or "")
             out.print(f"front door  http://{complete.ingress_host}:{complete.ingress_port}/hooks/…")
+            out.print(
+                f"HTTP API    http://{complete.api_host}:{complete.api_port}/api/openapi.json (`hookline key create`)"
+            )
             out.print(f"health      http://{complete.ops_host}:{complete.ops_port}/health/ready")
             out.print(
                 "Next, in another terminal: `hookline tenant add`, `hookline endpoint add`, `hookline account add`."
             )
-            uvloop.run(while_servers_run(serve_roles(complete, ROLES), stack.ended, settings.data_dir / "logs"))
+            uvloop.run(while_servers_run(serve_roles(complete, EVERY), stack.ended, settings.data_dir / "logs"))
     except StackError as error:
         raise ConsoleError(str(error)) from error
 

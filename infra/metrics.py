@@ -63,6 +63,8 @@ MODEL_CACHE = _counter(
 )
 MODEL_OUTPUTS = _counter("hookline_model_outputs_total", "Answers of a model, by what they were worth: VALID, or why not (EMPTY, PROSE, TRUNCATED, SCHEMA, REFUSED).", "prompt", "outcome")  # fmt: skip
 MODEL_WITHHELD = _counter("hookline_model_withheld_total", "Questions that got no answer, by cause: QuotaSpent, RateLimited, InputRefused, OutputInvalid, or what was unavailable.", "analysis", "cause")  # fmt: skip
+MODEL_CASCADES = _counter("hookline_model_cascades_total", "Answers of a model that is not the last of its rule's tiers: accepted, passed_on (not grounded or confident enough), unanswered.", "prompt", "outcome")  # fmt: skip
+MODEL_FALLBACKS = _counter("hookline_model_fallbacks_total", "Questions that went on to the next model of a tier, by who could not answer and why.", "provider", "model", "cause")  # fmt: skip
 
 MODEL_WAITING = _gauge("hookline_model_waiting", "Questions of this process that wait for their turn.")
 MODEL_SHARED = _gauge("hookline_model_limits_shared", "1 while limits are shared by all replicas, 0 while Redis is away and a local share holds.")  # fmt: skip

@@ -50,7 +50,6 @@ class RoleApp(Protocol):
     """A role, as the console starts and stops it."""
 
     name: str
-    app: FastStream
 
     async def start(self) -> None:
         """Start whole or raise (SettingsError, Unavailable), leaving nothing behind. Called once."""

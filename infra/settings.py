@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-Role = Literal["ingress", "translator", "hydrator", "analyst", "sinks", "api"]
+Role = Literal["ingress", "translator", "hydrator", "analyst", "sinks", "api", "gateway"]
 ROLES: tuple[Role, ...] = ("ingress", "translator", "hydrator", "analyst", "sinks")
 
 
@@ -194,7 +194,9 @@ class Settings(BaseSettings):
 
     # Backfill
     backfill_records_per_second: float = Field(
-        default=50.0, gt=0, description="Records a second that a backfill puts on the bulk lane, unless it says otherwise."
+        default=50.0,
+        gt=0,
+        description="Records a second that a backfill puts on the bulk lane, unless it says otherwise.",
     )
     backfill_daily_share: float = Field(
         default=0.5,
@@ -244,7 +246,9 @@ class Settings(BaseSettings):
         default=None, ge=1, description="Calls a UTC day that we allow ourselves per account, whatever the CRM allows."
     )
     crm_wait_seconds: float = Field(
-        default=60.0, gt=0, description="For so long a call waits for its account's limit; then its records are set aside."
+        default=60.0,
+        gt=0,
+        description="For so long a call waits for its account's limit; then its records are set aside.",
     )
     crm_share_without_redis: float = Field(
         default=0.25,
@@ -271,6 +275,23 @@ class Settings(BaseSettings):
         default=None, validation_alias=_plain("GROQ_BASE_URL"), description="Another server that speaks Groq's API."
     )
     model: str = Field(default="openai/gpt-oss-120b", description="Model that answers.")
+    model_cheap: str | None = Field(
+        default=None,
+        description="Model that is asked first about simple input, its answer taken if it is grounded and confident; empty: none. "
+        "Unless set: openai/gpt-oss-20b beside the default model, and none beside another.",
+    )
+    routes: str | None = Field(
+        default=None, description="TOML file with tiers of models and rules that choose among them, instead of the two above."
+    )
+    pack_items: int = Field(
+        default=8, ge=1, le=50, description="Most questions of one kind and tenant that share a call; 1: none do."
+    )
+    pack_seconds: float = Field(
+        default=0.02, ge=0, le=5, description="How long a question waits for others of its kind to share a call with."
+    )
+    pack_tokens: int = Field(
+        default=12_000, ge=1_000, description="Most tokens of input that questions which share a call have together."
+    )
     model_timeout_seconds: float = Field(
         default=30.0, gt=0, description="Total time of one question, retries included."
     )
@@ -307,6 +328,14 @@ class Settings(BaseSettings):
     )
     model_burst_share: float = Field(
         default=0.2, gt=0, le=1, description="Part of a provider's minute that may go at once after a quiet time."
+    )
+    gateway_host: str = Field(default="127.0.0.1", description="Address that `serve gateway` listens on.")
+    gateway_port: int = Field(default=8085, ge=0, le=65_535, description="Port of `serve gateway`; 0 takes a free one.")
+    gateway_timeout_seconds: float = Field(
+        default=120.0, gt=0, description="Total time of one chat request, retries included; of a stream: until it begins, and between two chunks."
+    )
+    gateway_max_body_bytes: int = Field(
+        default=20 * 1024 * 1024, ge=1_024, description="Largest chat request that `serve gateway` takes."
     )
 
     # Sinks
@@ -371,6 +400,7 @@ _NEEDS: dict[Role, tuple[str, ...]] = {
     "analyst": ("kafka_url", "database_url", "redis_url", "master_keys"),
     "sinks": ("kafka_url", "database_url", "master_keys"),
     "api": ("kafka_url", "database_url", "redis_url", "master_keys"),
+    "gateway": ("database_url", "redis_url", "master_keys", "groq_api_key"),
 }
 
 

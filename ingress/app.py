@@ -37,7 +37,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 HEADROOM_BYTES = 20_000
 """What sealing, the packed head and Kafka's headers add to a body, generously."""
-KEYS_EVERY_SECONDS = 60.0
+KEYS_EVERY_SECONDS = 5.0
 MAX_KEYS_AHEAD = 5_000
 """Endpoints whose keys are made before anybody delivers there; beyond, a key is made with an endpoint's first delivery."""
 

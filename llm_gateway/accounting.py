@@ -63,8 +63,19 @@ class _Sums:
     packed_saved_usd: float = 0.0
 
     def add(self, other: _Sums) -> None:
-        for name in _SUMS:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        # Written out: with every answer, twice.
+        self.calls += other.calls
+        self.cache_hits += other.cache_hits
+        self.input_tokens += other.input_tokens
+        self.output_tokens += other.output_tokens
+        self.cost_usd += other.cost_usd
+        self.cached_input_tokens += other.cached_input_tokens
+        self.attempts += other.attempts
+        self.model_seconds += other.model_seconds
+        self.cache_saved_usd += other.cache_saved_usd
+        self.prompt_cache_saved_usd += other.prompt_cache_saved_usd
+        self.packed += other.packed
+        self.packed_saved_usd += other.packed_saved_usd
 
 
 _SUMS = tuple(each.name for each in fields(_Sums))

@@ -1,7 +1,8 @@
 """The gateway: one question in, one validated answer out, within the caller's budget and time.
 
 Law: the order is fixed: cache, others who ask the same, quotas and limits (one trip to Redis) → wait for the turn → the
-model → validation, with one repair → settle and keep the answer (one trip, off the caller's path). Every error is one of `llm_gateway.prompt`'s, and holds no
+model (with others of its kind in one call, where the prompt allows it) → validation, with one repair → settle and keep the
+answer (one trip, off the caller's path). Which models are asked, and in which order, `routing` says. Every error is one of `llm_gateway.prompt`'s, and holds no
 word of question or answer. What was reserved and not used comes back, whatever happens.
 """
 
@@ -17,17 +18,21 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from infra import metrics
 from infra.settings import Settings
+from infra.telemetry import log
 from llm_gateway import cache, routing
 from llm_gateway.accounting import Ledger, Stats
 from llm_gateway.attempts import Attempts
 from llm_gateway.cache import Entry
 from llm_gateway.core import Core
 from llm_gateway.metered import Asked, Metered
+from llm_gateway.models import estimated_tokens
+from llm_gateway.packing import Packer
 from llm_gateway.policy import Policies
 from llm_gateway.prompt import (
     Answer,
     Caller,
     GatewayError,
+    InputRefused,
     ModelUnavailable,
     OutputInvalid,
     Prompt,
@@ -42,6 +47,11 @@ from llm_gateway.validation import InvalidOutput, read
 from schemas.insight import Usage
 
 _LEAST_DEADLINE_SECONDS = 0.1
+_SHARE = 0.6
+"""Of the time that is left, what a model may take while there is another one to ask."""
+_NOBODY = frozenset({"REDIS_AWAY", "DATABASE_AWAY", "STOPPING"})
+"""Troubles of ours, that the next model would meet as well."""
+_log = log("llm_gateway")
 
 
 class Gateway:
@@ -53,25 +63,26 @@ class Gateway:
         """`redis` must return bytes (no `decode_responses`). A `provider` given is asked instead of the one that settings
         mean, for the model that settings name. Raises SettingsError.
         """
-        self._route = routing.route(settings) if provider is None else routing.Route(provider, settings.model)
+        self._routing = (
+            routing.routing(settings) if provider is None else routing.alone(routing.Route(provider, settings.model))
+        )
         self._ttl = settings.cache_ttl_seconds
         self._seconds = settings.model_timeout_seconds
         self._ledger = Ledger(engine)
         self.policies = Policies(settings, engine)
         self.core = Core(settings, redis, self.policies, self._ledger.counted)
         self._ledger.confirm_with(self.core.catch_up)
-        self._metered = Metered(
-            self._route,
-            self.core,
-            self._ledger,
-            Attempts(lambda: asyncio.get_running_loop().time(), breakers=self.core.breakers),
+        attempts = Attempts(lambda: asyncio.get_running_loop().time(), breakers=self.core.breakers)
+        self._doors = {route: Metered(route, self.core, self._ledger, attempts) for route in self._routing.everywhere}
+        self._packer = Packer(
+            seconds=settings.pack_seconds, most_items=settings.pack_items, most_tokens=settings.pack_tokens
         )
         self._flights: SingleFlight[Answer[Any]] = SingleFlight(_own_affair)
 
     @property
     def model(self) -> str:
-        """The model that is asked."""
-        return self._route.model
+        """The model that is asked where no rule says otherwise, and the last one of a cascade."""
+        return self._routing.main.model
 
     def stats(self) -> Stats:
         """What this process asked since it started."""
@@ -85,10 +96,12 @@ class Gateway:
     async def stop(self) -> None:
         """Drop what is under way, settle it, write the accounts, close the provider. Redis and engine stay their owner's."""
         await self._flights.close()
+        await self._packer.close()
         await self.policies.stop()
         await self._ledger.stop()
         await self.core.close()
-        await self._route.provider.close()
+        for provider in {id(route.provider): route.provider for route in self._doors}.values():
+            await provider.close()
 
     async def ask(
         self, prompt: Prompt[T], caller: Caller, *, deadline_seconds: float | None = None, refresh: bool = False
@@ -100,20 +113,80 @@ class Gateway:
         """
         seconds = max(_LEAST_DEADLINE_SECONDS, self._seconds if deadline_seconds is None else deadline_seconds)
         deadline = asyncio.get_running_loop().time() + seconds
-        shape = shape_of(prompt.answer)
-        digest = cache.question(
-            prompt, caller, provider=self._route.provider.name, model=self._route.model, shape=shape
+        traits = routing.Traits(
+            caller.analysis,
+            estimated_tokens(prompt.system) + estimated_tokens(prompt.user),
+            prompt.language() if prompt.language is not None and self._routing.reads_language else "",
+            self.policies.of(caller.tenant).plan,
+            caller.lane,
         )
+        try:
+            return await self._routed(prompt, caller, traits, deadline, refresh=refresh)
+        except GatewayError as error:
+            cause = error.cause if isinstance(error, ModelUnavailable) else type(error).__name__
+            metrics.MODEL_WITHHELD.labels(caller.analysis, cause).inc()
+            raise
+
+    async def _routed(
+        self, prompt: Prompt[T], caller: Caller, traits: routing.Traits, deadline: float, *, refresh: bool
+    ) -> Answer[T]:
+        """The first answer that may be taken, tier by tier."""
+        judge = prompt.judge
+        tiers = self._routing.plan(traits, judged=judge is not None)
+        spent = Usage()
+        for tier in tiers[:-1]:
+            assert judge is not None
+            try:
+                answer = await self._tier(tier, prompt, caller, _part(deadline), refresh=refresh)
+            except (OutputInvalid, InputRefused, ModelUnavailable, RateLimited) as error:
+                if isinstance(error, ModelUnavailable) and error.cause in _NOBODY:
+                    raise
+                metrics.MODEL_CASCADES.labels(prompt.name, "unanswered").inc()
+                continue
+            spent = _added(spent, answer.usage)
+            if self._routing.accepts(judge(answer.value)):
+                metrics.MODEL_CASCADES.labels(prompt.name, "accepted").inc()
+                return replace(answer, usage=spent.model_copy(update={"cached": answer.cached}))
+            metrics.MODEL_CASCADES.labels(prompt.name, "passed_on").inc()
+        answer = await self._tier(tiers[-1], prompt, caller, deadline, refresh=refresh)
+        free = answer.cached and not (spent.input_tokens or spent.output_tokens)
+        return replace(answer, usage=_added(spent, answer.usage).model_copy(update={"cached": free}), cached=free)
+
+    async def _tier(
+        self, tier: routing.Tier, prompt: Prompt[T], caller: Caller, deadline: float, *, refresh: bool
+    ) -> Answer[T]:
+        """The answer of the first of its models that can answer. Raises the last one's error."""
+        allows = self.core.breakers.allows
+        # One whose circuit is open is passed over, unless all are: then the first says until when.
+        models = [route for route in tier if allows(route.provider.name, route.model)] or [tier[0]]
+        for route in models[:-1]:
+            try:
+                return await self._one(self._doors[route], prompt, caller, _part(deadline), refresh=refresh)
+            except (ModelUnavailable, InputRefused, RateLimited) as error:
+                if isinstance(error, ModelUnavailable) and error.cause in _NOBODY:
+                    raise
+                cause = error.cause if isinstance(error, ModelUnavailable) else type(error).__name__
+                metrics.MODEL_FALLBACKS.labels(route.provider.name, route.model, cause).inc()
+                _log.warning("model_passed_over", provider=route.provider.name, model=route.model, why=str(error))
+        return await self._one(self._doors[models[-1]], prompt, caller, deadline, refresh=refresh)
+
+    async def _one(
+        self, door: Metered, prompt: Prompt[T], caller: Caller, deadline: float, *, refresh: bool
+    ) -> Answer[T]:
+        """One model's answer, from the cache or asked."""
+        began = asyncio.get_running_loop().time()
+        shape = shape_of(prompt.answer)
+        model = door.route.model
+        digest = cache.question(prompt, caller, provider=door.provider, model=model, shape=shape)
         try:
             async with asyncio.timeout_at(deadline):
                 answer, joined = await self._flights.join(
                     digest + b"r" if refresh else digest,
-                    lambda: self._answer(prompt, caller, digest, deadline, refresh=refresh),
+                    lambda: self._answer(door, prompt, caller, digest, deadline, refresh=refresh),
                 )
         except TimeoutError:
-            metrics.MODEL_WITHHELD.labels(caller.analysis, "TIMEOUT").inc()
             raise ModelUnavailable(
-                "TIMEOUT", f"{self._route.model} gave no answer to {prompt.name} within {seconds:g} s"
+                "TIMEOUT", f"{model} gave no answer to {prompt.name} within {deadline - began:.3g} s"
             ) from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -121,45 +194,43 @@ class Gateway:
                 raise
             # It was the question that was dropped, and not who asked it.
             raise ModelUnavailable("STOPPING", "this process is stopping; another one will be asked") from None
-        except GatewayError as error:
-            cause = error.cause if isinstance(error, ModelUnavailable) else type(error).__name__
-            metrics.MODEL_WITHHELD.labels(caller.analysis, cause).inc()
-            raise
         found = cast("Answer[T]", answer)
         if not joined:
             return found
-        self._ledger.hit(
-            self._metered.question(prompt, caller, (), digest=None, ttl=0), found.model, found.usage.cost_usd
-        )
+        self._ledger.hit(door.question(prompt, caller, (), digest=None, ttl=0), found.model, found.usage.cost_usd)
         return replace(found, value=found.value.model_copy(deep=True), usage=Usage(cached=True), cached=True)
 
     async def _answer(
-        self, prompt: Prompt[T], caller: Caller, digest: bytes, deadline: float, *, refresh: bool
+        self, door: Metered, prompt: Prompt[T], caller: Caller, digest: bytes, deadline: float, *, refresh: bool
     ) -> Answer[T]:
-        turns = self._metered.turns(prompt)
+        turns = door.turns(prompt)
         ttl = self._ttl if prompt.cache_ttl_seconds is None else prompt.cache_ttl_seconds
-        question = self._metered.question(prompt, caller, turns, digest=digest, ttl=ttl, refresh=refresh)
-        held = await self._metered.enter(question, deadline)
+        question = door.question(prompt, caller, turns, digest=digest, ttl=ttl, refresh=refresh)
+        held = await door.enter(question, deadline)
         if isinstance(held, Hit):
             kept = self._kept(prompt, question, held)
             if kept is not None:
                 return kept
             question.refresh = True
-            held = await self._metered.enter(question, deadline)
+            held = await door.enter(question, deadline)
             if isinstance(held, Hit):
                 raise OutputInvalid(prompt.name, "SCHEMA", "what another process answered cannot be read here")
-        asked = await self._metered.ask(prompt, turns, held, deadline)
+        if self._packer.takes(door, prompt, caller.lane):
+            asked = await self._packer.ask(door, prompt, turns, held, deadline)
+        else:
+            asked = await door.ask(prompt, turns, held, deadline)
         try:
             value = _read(asked.completed, prompt)
         except InvalidOutput as invalid:
             given_up = None if invalid.advice else OutputInvalid(prompt.name, invalid.outcome, invalid.detail)
-            self._metered.settle(question, held, asked, error=given_up)
-            return await self._repaired(prompt, caller, question, deadline, first=invalid, spent=_spent(asked))
-        self._metered.settle(question, held, asked, sealed=self._sealed(question, asked, value))
-        return self._answered(prompt, asked, value, _spent(asked))
+            door.settle(question, held, asked, error=given_up)
+            return await self._repaired(door, prompt, caller, question, deadline, first=invalid, spent=_spent(asked))
+        door.settle(question, held, asked, sealed=self._sealed(door, question, asked, value))
+        return self._answered(door, prompt, asked, value, _spent(asked))
 
     async def _repaired(
         self,
+        door: Metered,
         prompt: Prompt[T],
         caller: Caller,
         first_question: Question,
@@ -171,43 +242,41 @@ class Gateway:
         if not first.advice:
             raise OutputInvalid(prompt.name, first.outcome, first.detail)
         # The question again with what was wrong, and not the answer that was wrong: it may be long, and is of no use.
-        turns = (*self._metered.turns(prompt), Message("user", first.advice))
-        question = self._metered.question(
+        turns = (*door.turns(prompt), Message("user", first.advice))
+        question = door.question(
             prompt, caller, turns, digest=first_question.digest, ttl=first_question.ttl, refresh=True
         )
-        held = await self._metered.enter(question, deadline)
+        held = await door.enter(question, deadline)
         if isinstance(held, Hit):
             kept = self._kept(prompt, question, held)
             if kept is None:
                 raise OutputInvalid(prompt.name, first.outcome, first.detail)
             return replace(kept, usage=spent)
-        asked = await self._metered.ask(prompt, turns, held, deadline)
+        asked = await door.ask(prompt, turns, held, deadline)
         try:
             value = _read(asked.completed, prompt)
         except InvalidOutput as second:
             given_up = OutputInvalid(
                 prompt.name, second.outcome, f"{second.detail} (at first {first.outcome}: {first.detail})"
             )
-            self._metered.settle(question, held, asked, error=given_up, repair=True)
+            door.settle(question, held, asked, error=given_up, repair=True)
             raise given_up from None
-        self._metered.settle(question, held, asked, sealed=self._sealed(question, asked, value), repair=True)
+        door.settle(question, held, asked, sealed=self._sealed(door, question, asked, value), repair=True)
         more = _spent(asked)
         usage = Usage(
             input_tokens=spent.input_tokens + more.input_tokens,
             output_tokens=spent.output_tokens + more.output_tokens,
             cost_usd=spent.cost_usd + more.cost_usd,
         )
-        return self._answered(prompt, asked, value, usage)
+        return self._answered(door, prompt, asked, value, usage)
 
-    def _answered(self, prompt: Prompt[T], asked: Asked, value: T, usage: Usage) -> Answer[T]:
-        return Answer(
-            value, asked.completed.model, self._route.provider.name, usage, cached=False, prompt_version=prompt.version
-        )
+    def _answered(self, door: Metered, prompt: Prompt[T], asked: Asked, value: T, usage: Usage) -> Answer[T]:
+        return Answer(value, asked.completed.model, door.provider, usage, cached=False, prompt_version=prompt.version)
 
-    def _sealed(self, question: Question, asked: Asked, value: BaseModel) -> bytes:
+    def _sealed(self, door: Metered, question: Question, asked: Asked, value: BaseModel) -> bytes:
         assert question.key is not None
         assert question.digest is not None
-        entry = Entry(value.model_dump_json(), asked.completed.model, self._route.provider.name, asked.usage.cost_usd)
+        entry = Entry(value.model_dump_json(), asked.completed.model, door.provider, asked.usage.cost_usd)
         return cache.sealed(question.key, question.digest, entry)
 
     def _kept(self, prompt: Prompt[T], question: Question, hit: Hit) -> Answer[T] | None:
@@ -224,6 +293,20 @@ class Gateway:
         return Answer(
             value, entry.model, entry.provider, Usage(cached=True), cached=True, prompt_version=prompt.version
         )
+
+
+def _part(deadline: float) -> float:
+    """A deadline that leaves time for whoever is asked next."""
+    now = asyncio.get_running_loop().time()
+    return now + _SHARE * max(0.0, deadline - now)
+
+
+def _added(one: Usage, other: Usage) -> Usage:
+    return Usage(
+        input_tokens=one.input_tokens + other.input_tokens,
+        output_tokens=one.output_tokens + other.output_tokens,
+        cost_usd=one.cost_usd + other.cost_usd,
+    )
 
 
 def _spent(asked: Asked) -> Usage:

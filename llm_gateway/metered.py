@@ -15,7 +15,7 @@ from llm_gateway import pricing
 from llm_gateway.accounting import Ledger
 from llm_gateway.attempts import Attempts
 from llm_gateway.core import Core
-from llm_gateway.models import estimated_tokens, facts_of
+from llm_gateway.models import Structured, estimated_tokens, facts_of
 from llm_gateway.policy import nano
 from llm_gateway.prompt import Caller, InputRefused, ModelUnavailable, Prompt, T
 from llm_gateway.providers.provider import Completed, Completion, Headroom, Message
@@ -53,6 +53,21 @@ class Metered:
         self._usual_output: dict[str, float] = {}
         self._guessed: dict[str, float] = {}
         """By prompt: how many tokens the provider counts for one of ours."""
+
+    @property
+    def route(self) -> Route:
+        """Where it asks."""
+        return self._route
+
+    @property
+    def provider(self) -> str:
+        """The provider's name."""
+        return self._route.provider.name
+
+    @property
+    def structured(self) -> Structured:
+        """How the model is told what its answer must look like."""
+        return self._facts.structured
 
     def turns(self, prompt: Prompt[T]) -> Turns:
         """The question as the model is told it."""
@@ -101,6 +116,20 @@ class Metered:
 
     async def ask(self, prompt: Prompt[T], turns: Turns, grant: Grant, deadline: float) -> Asked:
         """The model's words. Raises ModelUnavailable and InputRefused; then everything has been given back."""
+        try:
+            return await self.ask_unsettled(prompt, turns, grant, deadline)
+        except BaseException as error:
+            self.give_back(grant, error)
+            raise
+
+    def give_back(self, grant: Grant, error: BaseException) -> None:
+        """It was not answered. Never waits, never fails; may be called twice."""
+        # A closed circuit is found before anything is sent: the place in the minute comes back as well.
+        sent = not (isinstance(error, ModelUnavailable) and error.cause == "CIRCUIT_OPEN")
+        self._core.release(grant, error, sent=sent)
+
+    async def ask_unsettled(self, prompt: Prompt[T], turns: Turns, grant: Grant, deadline: float) -> Asked:
+        """The same, and the grant stays with the caller, whatever is raised: several may share the call."""
         response_format = shape_of(prompt.answer).response_format(self._facts.structured)
         rules, room = _as_text(prompt), self._room(prompt)
 
@@ -117,20 +146,14 @@ class Metered:
 
         clock = asyncio.get_running_loop().time
         began = clock()
-        try:
-            completed, attempts = await self._attempts.complete(
-                self._route.provider,
-                completion,
-                self._route.model,
-                deadline,
-                turn=lambda: self._core.again(grant, deadline),
-                told=self._told,
-            )
-        except BaseException as error:
-            # A closed circuit is found before anything is sent: the place in the minute comes back as well.
-            sent = not (isinstance(error, ModelUnavailable) and error.cause == "CIRCUIT_OPEN")
-            self._core.release(grant, error, sent=sent)
-            raise
+        completed, attempts = await self._attempts.complete(
+            self._route.provider,
+            completion,
+            self._route.model,
+            deadline,
+            turn=lambda: self._core.again(grant, deadline),
+            told=self._told,
+        )
         return Asked(completed, self._usage(completed, attempts, clock() - began))
 
     def settle(

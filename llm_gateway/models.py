@@ -57,6 +57,14 @@ def advice(model: str) -> str:
     return "set HOOKLINE_MODEL to one of https://console.groq.com/docs/models, or give the key access to it"
 
 
+def retired(model: str) -> str:
+    """When a model was shut down and what to take instead, for people; '' for one that was not, as far as is known."""
+    if model not in _RETIRED:
+        return ""
+    day, instead = _RETIRED[model]
+    return f"Groq retired it on {day}: take {instead}"
+
+
 def facts_of(model: str) -> ModelFacts:
     """What is known of `model`; for one that is not listed, what every current chat model can do."""
     return _KNOWN.get(model) or ModelFacts(model, 131_072, 8_192, "json_object")

@@ -48,6 +48,7 @@ class Exceptions(BaseModel):
     tokens_per_minute: int | None = Field(default=None, ge=0)
     weight: float | None = Field(default=None, gt=0, description="Share of a model that is short, beside others' 1.")
     users: Mapping[str, Amounts] = Field(default_factory=dict, description="A user's own quota per day.")
+    plan: str = Field(default="", max_length=60, description="The customer's plan; routes may choose models by it.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class TenantPolicy:
     tokens_per_minute: int
     weight: float = 1.0
     users: Mapping[str, Amounts] = field(default_factory=dict)
+    plan: str = ""
 
     def user(self, name: str) -> Amounts:
         """The quota of one user's day."""
@@ -166,6 +168,7 @@ class Policies:
             base.tokens_per_minute if own.tokens_per_minute is None else own.tokens_per_minute,
             own.weight or 1.0,
             dict(own.users),
+            own.plan,
         )
 
     async def _run(self) -> None:

@@ -39,8 +39,18 @@ Trouble = Literal[
 
 
 @dataclass(frozen=True, slots=True)
+class Judgement:
+    """How good an answer is, held against what was asked; both 0 to 1."""
+
+    grounded: float
+    """Share of its claims that the facts bear out; 1 for an answer that claims nothing."""
+    confidence: float
+    """Whether it says as much as the facts let one say."""
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt(Generic[T]):
-    """One question. Two prompts that are equal but for `rules` are the same question."""
+    """One question. Two prompts that are equal but for `rules`, `judge`, `language`, `pack` and `alone` are the same question."""
 
     name: str
     version: str
@@ -57,6 +67,14 @@ class Prompt(Generic[T]):
     temperature: float = 0.0
     cache_ttl_seconds: int | None = None
     """How long the answer is kept; 0: not at all, None: as settings say."""
+    judge: Callable[[T], Judgement] | None = field(default=None, repr=False, compare=False)
+    """Whether a small model's answer will do; pure, never raises. None: the strong model is asked at once."""
+    language: Callable[[], str] | None = field(default=None, repr=False, compare=False)
+    """Of the record's texts, ISO 639-1, '' where it is not known; asked only where routes choose by it."""
+    pack: int = field(default=1, compare=False)
+    """At most so many questions of this kind and tenant may share one call; 1: none."""
+    alone: Callable[[], bool] | None = field(default=None, repr=False, compare=False)
+    """Whether it must not share a call, because its input is suspected to talk to a machine; asked before it would."""
 
 
 @dataclass(frozen=True, slots=True)

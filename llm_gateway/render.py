@@ -29,10 +29,10 @@ from typing import Any
 
 import orjson
 
-from llm_gateway.prompt import Prompt, T
+from llm_gateway.prompt import Judgement, Prompt, T
 
 _SLOT = re.compile(r"\{\{\s*([a-z][a-z0-9_]*)\s*\}\}")
-_KNOWN = frozenset({"name", "version", "max_output_tokens", "temperature", "cache_ttl_seconds"})
+_KNOWN = frozenset({"name", "version", "max_output_tokens", "temperature", "cache_ttl_seconds", "pack"})
 
 
 class PromptFileError(ValueError):
@@ -53,6 +53,8 @@ class PromptFile:
     temperature: float = 0.0
     cache_ttl_seconds: int | None = None
     """How long its answers are kept; 0: not at all, None: as settings say."""
+    pack: int = 1
+    """At most so many questions share one call; 1: none."""
 
     def render(self, values: Mapping[str, Any]) -> str:
         """The user part with every slot filled; raises PromptFileError for missing and for unknown values."""
@@ -71,6 +73,8 @@ class PromptFile:
         *,
         facts: Mapping[str, Any] | None = None,
         rules: Callable[[Mapping[str, Any]], T] | None = None,
+        judge: Callable[[T], Judgement] | None = None,
+        language: Callable[[], str] | None = None,
     ) -> Prompt[T]:
         """The question, ready to ask; `facts` are `values` unless given."""
         return Prompt(
@@ -84,6 +88,9 @@ class PromptFile:
             max_output_tokens=self.max_output_tokens,
             temperature=self.temperature,
             cache_ttl_seconds=self.cache_ttl_seconds,
+            judge=judge,
+            language=language,
+            pack=self.pack,
         )
 
 
@@ -117,11 +124,14 @@ def parse(text: str, where: str) -> PromptFile:
             max_output_tokens=int(matter.get("max_output_tokens", "2000")),
             temperature=float(matter.get("temperature", "0")),
             cache_ttl_seconds=int(matter["cache_ttl_seconds"]) if "cache_ttl_seconds" in matter else None,
+            pack=max(1, int(matter.get("pack", "1"))),
         )
     except KeyError as missing:
         raise PromptFileError(f"{where}: the front matter lacks {missing}") from None
     except ValueError:
-        raise PromptFileError(f"{where}: max_output_tokens, temperature and cache_ttl_seconds are numbers") from None
+        raise PromptFileError(
+            f"{where}: max_output_tokens, temperature, cache_ttl_seconds and pack are numbers"
+        ) from None
 
 
 def canonical(value: Any) -> bytes:

@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import orjson
 from opentelemetry.trace import Span, use_span
@@ -45,6 +45,8 @@ from schemas.topics import CHANGES, INSIGHTS, RECORDS
 
 STAGE = "analyst"
 SNAPSHOTS_AT_ONCE = 16
+FLOCK_SECONDS = 0.005
+"""How long a finished record waits for others of its batch that are under way; one that is alone never waits."""
 PURPOSE = "analyst_state.sealed_insight"
 SKIPS_UNCHANGED: frozenset[Reason] = frozenset({"webhook", "backfill", "reconcile", "redrive"})
 """Reasons for which an unchanged input means: nothing to say. The others ask for the insight to be sent again. A redrive asks for
@@ -131,6 +133,8 @@ class _Look:
     news: bool
     """Whether any of them was made because of somebody's edit, not only because a sweep came by."""
     traceparents: list[str]
+    lane: Literal["live", "bulk"]
+    """The best of theirs."""
     rules: Rulebook = AsInstalled({}, 0)
     """Pinned, so that what is said under a generation was said by it."""
     states: Mapping[str, Kept] = field(default_factory=dict)
@@ -142,6 +146,11 @@ class _Look:
     @property
     def snapshot(self) -> RecordSnapshot:
         return self.received.payload
+
+    def ready(self) -> Evidence:
+        if self.evidence is None:
+            self.evidence = Evidence(self.snapshot)
+        return self.evidence
 
 
 @dataclass(slots=True)
@@ -254,6 +263,10 @@ class Analyst:
             while ready or pending:
                 if not ready:
                     done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                    if pending:
+                        # Answers come in flocks; each delivery is an acknowledgement of Kafka's and a commit of Postgres'.
+                        more, pending = await asyncio.wait(pending, timeout=FLOCK_SECONDS)
+                        done |= more
                     ready = [task.result() for task in done]
                 await self._deliver(ready, began)
                 outcomes.extend(ready)
@@ -339,9 +352,7 @@ class Analyst:
 
     def _insight(self, look: _Look, name: str, finding: Finding, previous: Insight | None) -> Insight:
         snapshot = look.snapshot
-        if look.evidence is None:
-            look.evidence = Evidence(snapshot)
-        grounded = ground(finding.payload, snapshot, previous=previous, evidence=look.evidence)
+        grounded = ground(finding.payload, snapshot, previous=previous, evidence=look.ready())
         dropped = finding.dropped_claims + len(grounded.dropped)
         if dropped:
             metrics.CLAIMS_DROPPED.labels(name).inc(dropped)
@@ -373,13 +384,14 @@ class Analyst:
             user=snapshot.edited_by or snapshot.owner or "",
             analysis=name,
             key=look.key,
-            lane="live" if look.reason == "webhook" else "bulk",
+            lane=look.lane if look.reason == "webhook" else "bulk",
         )
 
         gateway = look.rules.gateway(snapshot.tenant, name) or self._gateway
 
         def ask(prompt: Prompt[T], /) -> Awaitable[Answer[T]]:
-            return gateway.ask(prompt, caller)
+            # What talks to a machine stands in a prompt of its own, where it can steer nobody else's answer.
+            return gateway.ask(replace(prompt, alone=lambda: look.ready().tainted), caller)
 
         return ask
 
@@ -533,13 +545,14 @@ def _newest(received: Iterable[Received[RecordSnapshot]]) -> dict[RecordRef, _Lo
         look = looks.get(snapshot.ref)
         if look is None:
             looks[snapshot.ref] = _Look(
-                each, snapshot.reason, snapshot.read_at, _is_news(snapshot), [each.envelope.traceparent]
+                each, snapshot.reason, snapshot.read_at, _is_news(snapshot), [each.envelope.traceparent], snapshot.lane
             )
             continue
         look.traceparents.append(each.envelope.traceparent)
         look.reason = stronger(snapshot.reason, look.reason)
         look.latest_read = max(look.latest_read, snapshot.read_at)
         look.news = look.news or _is_news(snapshot)
+        look.lane = "live" if snapshot.lane == "live" else look.lane
         if each.offset > look.received.offset:
             look.received = each
     return looks

@@ -47,6 +47,8 @@ class Batch:
 
     clock: datetime
     standings: Mapping[RecordRef, Standing]
+    bulk: bool = False
+    """Whether these changes came on the bulk lane."""
     publications: list[Publication] = field(default_factory=list)
     asides: list[Aside] = field(default_factory=list)
     letters: list[Letter] = field(default_factory=list)

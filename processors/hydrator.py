@@ -24,6 +24,7 @@ import orjson
 from infra import metrics
 from infra.accounts import JUST_CONNECTED_SECONDS, Account
 from infra.crm.client import AccountUnavailable, CrmClient, CrmUnavailable, Gone, Read, Refused
+from infra.crm.limits import bulk_work
 from infra.kafka.raw import Raw
 from infra.privacy.calling import PEOPLE
 from infra.privacy.people import People
@@ -53,7 +54,7 @@ from processors.triggers import Trigger, fold
 from schemas.change import Change
 from schemas.dead_letter import Cause
 from schemas.record import MAX_SNAPSHOT_BYTES, Reason, RecordRef, RecordSnapshot
-from schemas.topics import CHANGES, RECORDS, Topic
+from schemas.topics import CHANGES, CHANGES_BULK, RECORDS, Topic
 
 READ_LAGGED = "READ_LAGGED"
 """Aside: the CRM's answer is older than what it told us; read again shortly."""
@@ -115,7 +116,8 @@ class Hydrator:
         """The handler for one lane's pump."""
 
         async def handle(raws: Sequence[Raw]) -> None:
-            await self.handle(topic, raws)
+            with bulk_work(topic is CHANGES_BULK):
+                await self.handle(topic, raws)
 
         return handle
 
@@ -134,7 +136,7 @@ class Hydrator:
         if asked and self._people is not None:
             await self._people.request(asked)
         clock, standings = await self._state.load([trigger.ref for trigger in records])
-        batch = Batch(clock, standings, letters=letters)
+        batch = Batch(clock, standings, bulk=topic is CHANGES_BULK, letters=letters)
         for trigger in waiting:
             batch.aside(trigger, "TOKEN_REVOKED")
         try:
@@ -390,6 +392,8 @@ class Hydrator:
     # Publishing
 
     def _will_publish(self, batch: Batch, trigger: Trigger, snapshot: RecordSnapshot, standing: Standing) -> None:
+        if batch.bulk:
+            snapshot = snapshot.model_copy(update={"lane": "bulk"})
         span = begin("hydrate", trigger.traceparents, trigger.ref, batch.began_ns)
         batch.spans.append(span)
         batch.publications.append(Publication(snapshot, standing, trigger, span))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
@@ -17,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from infra.database.statement import Statements
 from infra.keyring import DataKey, Undecryptable, key_id_of, open_sealed, seal
-from processors.matching import OBJECTS, THRESHOLD, Features, Match, blocking_keys, compare, features
+from processors.matching import OBJECTS, Features, Match, blocking_keys, features, likely
 from schemas.record import RecordRef, RecordSnapshot
 
 PURPOSE = "match_index.sealed_features"
@@ -25,6 +26,10 @@ PER_BLOCK = 25
 PER_RECORD = 50
 MOST_MATCHES = 5
 _BLOCK_BYTES = 15
+ROWS_IN_MEMORY = 10_000
+"""Rows that stay opened, some 10 MB; one is used only as long as its key is there."""
+ROWS_AT_HAND = 500
+"""Records whose blocks are not worked out again."""
 _ROWS_AT_ONCE = 25
 """Compared without letting others of the process go on: a batch compares thousands."""
 
@@ -49,25 +54,30 @@ _REMOVE = """
     WHERE match_index.tenant = given.tenant AND match_index.account = given.account
       AND match_index.object = given.object AND match_index.record_id = given.record_id
 """
+# Only the index of blocks may be used to find: by the primary key each look would go through the whole account, and with few
+# or no statistics that looks cheaper. Hence conditions that no index serves, and a materialised part: it is planned as if
+# all of it were read, and yet only as much is read as is asked for.
 _CANDIDATES = """
     WITH asked AS (
         SELECT * FROM unnest(%(place)s::int[], %(tenant)s::text[], %(account)s::text[], %(object)s::text[],
                              %(record_id)s::text[], %(block)s::text[]) AS q(place, tenant, account, object, record_id, block)
     ), hits AS (
-        SELECT asked.place, asked.tenant, asked.account, asked.object, other.record_id
+        SELECT asked.place, other.record_id, other.row
         FROM asked CROSS JOIN LATERAL (
-            SELECT m.record_id FROM match_index m
-            WHERE m.blocks @> ARRAY[asked.block] AND m.tenant = asked.tenant AND m.account = asked.account
-              AND m.object = asked.object AND m.record_id <> asked.record_id
-            LIMIT %(per_block)s::int
+            WITH block AS MATERIALIZED (
+                SELECT m.record_id, m.ctid AS row FROM match_index m
+                WHERE m.blocks @> ARRAY[asked.block] AND m.tenant IS NOT DISTINCT FROM asked.tenant
+                  AND m.account IS NOT DISTINCT FROM asked.account AND m.object IS NOT DISTINCT FROM asked.object
+                  AND m.record_id <> asked.record_id
+            )
+            SELECT record_id, row FROM block LIMIT %(per_block)s::int
         ) AS other
     ), ranked AS (
-        SELECT place, tenant, account, object, record_id,
-               row_number() OVER (PARTITION BY place ORDER BY count(*) DESC, record_id) AS rank
-        FROM hits GROUP BY place, tenant, account, object, record_id
+        SELECT place, row, row_number() OVER (PARTITION BY place ORDER BY count(*) DESC, record_id) AS rank
+        FROM hits GROUP BY place, record_id, row
     )
     SELECT ranked.place, m.record_id, m.sealed_features
-    FROM ranked JOIN match_index m USING (tenant, account, object, record_id)
+    FROM ranked JOIN match_index m ON m.ctid = ranked.row
     WHERE ranked.rank <= %(per_record)s::int
 """
 
@@ -93,11 +103,13 @@ class Keys(Protocol):
 
 
 class MatchStore:
-    """Stateless; safe for any number of tasks. Every method raises what the engine and the keyring raise when Postgres is away."""
+    """Safe for any number of tasks of one event loop; what it keeps in memory are rows as they were opened. Every method raises what the engine and the keyring raise when Postgres is away."""
 
     def __init__(self, engine: AsyncEngine, keyring: Keys) -> None:
         self._statements = Statements(engine)
         self._keyring = keyring
+        self._seen: OrderedDict[bytes, Features] = OrderedDict()
+        self._blocked: OrderedDict[tuple[str, str, Features], list[str]] = OrderedDict()
 
     async def find(self, snapshots: Sequence[RecordSnapshot]) -> Mapping[RecordRef, Sequence[Match]]:
         """Keep what these records are recognised by, then look for each among all: two new duplicates of one batch meet."""
@@ -153,30 +165,47 @@ class MatchStore:
             if number % _ROWS_AT_ONCE == 0:
                 await asyncio.sleep(0)
             ref, own = known[place]
-            other = _opened(sealed, keys)
-            if other is None:
-                continue
-            probability, evidence = compare(own, other)
-            if probability >= THRESHOLD:
-                found_by.setdefault(ref, []).append(Match(record_id, probability, evidence))
+            other = self._opened(sealed, keys)
+            if other is not None and (judged := likely(own, other)) is not None:
+                found_by.setdefault(ref, []).append(Match(record_id, *judged))
         return {
             ref: tuple(sorted(matches, key=lambda match: (-match.probability, match.id))[:MOST_MATCHES])
             for ref, matches in found_by.items()
         }
 
     def _blocks(self, ref: RecordRef, found: Features) -> list[str]:
-        return [self._block(ref, key.encode()) for key in blocking_keys(found)]
+        # Wanted twice a batch: to keep, and to look.
+        asked = (ref.tenant, ref.account, found)
+        blocks = self._blocked.pop(asked, None) or [self._block(ref, key.encode()) for key in blocking_keys(found)]
+        self._blocked[asked] = blocks
+        if len(self._blocked) > ROWS_AT_HAND:
+            self._blocked.popitem(last=False)
+        return blocks
 
     def _block(self, ref: RecordRef, key: bytes) -> str:
         # The account is part of the hash, so that one account's blocks say nothing about another's.
         digest = self._keyring.fingerprint(ref.tenant, f"match:{ref.account}\0".encode() + key)
         return base64.urlsafe_b64encode(digest[:_BLOCK_BYTES]).decode()
 
+    def _opened(self, sealed: bytes, keys: Mapping[str, DataKey]) -> Features | None:
+        """What a row says; None where its key is destroyed. The same rows come again and again: one block gives the same ones."""
+        key = keys.get(key_id_of(sealed))
+        if key is None:
+            self._seen.pop(sealed, None)
+            return None
+        found = self._seen.get(sealed)
+        if found is None:
+            found = _open(sealed, key)
+            if found is not None:
+                self._seen[sealed] = found
+                if len(self._seen) > ROWS_IN_MEMORY:
+                    self._seen.popitem(last=False)
+        else:
+            self._seen.move_to_end(sealed)
+        return found
 
-def _opened(sealed: bytes, keys: Mapping[str, DataKey]) -> Features | None:
-    key = keys.get(key_id_of(sealed))
-    if key is None:
-        return None
+
+def _open(sealed: bytes, key: DataKey) -> Features | None:
     try:
         return Features.from_json(orjson.loads(open_sealed(key, sealed, purpose=PURPOSE)))
     except (Undecryptable, ValueError, TypeError):

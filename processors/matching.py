@@ -13,12 +13,13 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
+from functools import lru_cache
 from typing import Any, Literal
 
-from rapidfuzz.distance import OSA, JaroWinkler
+from rapidfuzz.distance import OSA, JaroWinkler, LCSseq
 from rapidfuzz.fuzz import ratio, token_set_ratio
 
 from processors.analyses.facts import day
@@ -183,14 +184,19 @@ PRIOR = -9.0
 """Bits: before anything is compared, one pair in about five hundred that share a block is a duplicate."""
 
 
+@lru_cache(maxsize=16_384)
+def _ordered(text: str) -> str:
+    return "".join(sorted(text))
+
+
 def _same_letters(a: str, b: str) -> bool:
-    return len(a) > 2 and sorted(a) == sorted(b)
+    return len(a) > 2 and len(a) == len(b) and _ordered(a) == _ordered(b)
 
 
 def _lost(a: str, b: str) -> int:
     """Letters that one has and the other lacks, whatever their order: typos by exchange leave it at zero."""
-    left, right = Counter(a), Counter(b)
-    return max(sum((left - right).values()), sum((right - left).values()))
+    # What two ordered texts have in common as a sequence is what they have in common at all.
+    return max(len(a), len(b)) - LCSseq.similarity(_ordered(a), _ordered(b))
 
 
 def _name_likeness(a: str, b: str) -> float:
@@ -198,7 +204,8 @@ def _name_likeness(a: str, b: str) -> float:
         return 1.0
     if _same_letters(a, b):
         return 0.97
-    if min(len(a), len(b)) >= 3 and _lost(a, b) <= 1 + (max(len(a), len(b)) >= 6):
+    most = 1 + (max(len(a), len(b)) >= 6)
+    if min(len(a), len(b)) >= 3 and abs(len(a) - len(b)) <= most and _lost(a, b) <= most:
         # One or two letters lost and the others shuffled.
         return max(0.88, JaroWinkler.similarity(a, b))
     return float(JaroWinkler.similarity(a, b))
@@ -267,7 +274,10 @@ def _email(a: str, b: str) -> tuple[str, Level, str] | None:
         return None
     if a == b:
         return "email", "exact", "same e-mail address"
-    likeness = max(ratio(a, b) / 100, 0.96 if _same_letters(a, b) else 0.92 if _lost(a, b) <= 2 and len(a) > 8 else 0.0)
+    likeness = max(
+        ratio(a, b) / 100,
+        0.96 if _same_letters(a, b) else 0.92 if len(a) > 8 and abs(len(a) - len(b)) <= 2 and _lost(a, b) <= 2 else 0.0,
+    )
     (local_a, _, host_a), (local_b, _, host_b) = a.partition("@"), b.partition("@")
     if local_a == local_b and len(local_a) >= 4 and host_a and host_b:
         return (
@@ -320,27 +330,61 @@ def _domains(a: str, b: str) -> tuple[str, Level, str] | None:
     )
 
 
-def levels(a: Features, b: Features) -> list[tuple[str, Level, str]]:
+_Found = tuple[str, Level, str]
+_COMPANY: tuple[tuple[str, float, Callable[[Features, Features], _Found | None]], ...] = (
+    ("domain", WEIGHTS["domain"]["exact"], lambda a, b: _domains(a.domain, b.domain)),
+    ("phone", WEIGHTS["phone"]["exact"], lambda a, b: _phone(a.phone, b.phone)),
+    ("city", WEIGHTS["city"]["close"], lambda a, b: _city(a.city, b.city)),
+    ("company", WEIGHTS["company_name"]["exact"], _companies),
+)
+_PERSON: tuple[tuple[str, float, Callable[[Features, Features], _Found | None]], ...] = (
+    ("phone", WEIGHTS["phone"]["exact"], lambda a, b: _phone(a.phone, b.phone)),
+    ("email", WEIGHTS["email"]["exact"], lambda a, b: _email(a.email, b.email)),
+    ("born", WEIGHTS["born"]["exact"], lambda a, b: _born(a.born, b.born)),
+    ("company", WEIGHTS["company"]["exact"], _companies),
+    ("city", WEIGHTS["city"]["close"], lambda a, b: _city(a.city, b.city)),
+    ("", WEIGHTS["names"]["exact"], _names),
+)
+"""What is compared, cheap and telling ones first: the feature, the most that it can speak for a duplicate, and how."""
+
+
+def levels(a: Features, b: Features) -> list[_Found]:
     """How far each field that both have agrees: (field, level, how to say it)."""
-    if a.object == "company":
-        compared = [_companies(a, b), _domains(a.domain, b.domain), _phone(a.phone, b.phone), _city(a.city, b.city)]
-    else:
-        compared = [
-            _names(a, b),
-            _born(a.born, b.born),
-            _email(a.email, b.email),
-            _phone(a.phone, b.phone),
-            _city(a.city, b.city),
-            _companies(a, b),
-        ]
+    compared = (how(a, b) for _, _, how in (_COMPANY if a.object == "company" else _PERSON))
     return [entry for entry in compared if entry is not None]
 
 
 def compare(a: Features, b: Features) -> tuple[float, tuple[str, ...]]:
     """Probability that both are the same, and what speaks for it, strongest first; different kinds of records never match."""
+    return _judged(levels(a, b)) if a.object == b.object else (0.0, ())
+
+
+def likely(a: Features, b: Features) -> tuple[float, tuple[str, ...]] | None:
+    """What `compare` says where that reaches THRESHOLD, else None; gives up as soon as nothing that is left could lift it there."""
     if a.object != b.object:
-        return 0.0, ()
-    found = levels(a, b)
+        return None
+    steps = [
+        (most, how)
+        for name, most, how in (_COMPANY if a.object == "company" else _PERSON)
+        if not name or (getattr(a, name) and getattr(b, name))
+    ]
+    best = PRIOR + sum(most for most, _ in steps)
+    found = []
+    for most, how in steps:
+        if best < _LEAST_BITS:
+            return None
+        entry = how(a, b)
+        best -= most
+        if entry is not None:
+            found.append(entry)
+            best += WEIGHTS[entry[0]][entry[1]]
+    return _judged(found) if best >= _LEAST_BITS else None
+
+
+_LEAST_BITS = math.log2(THRESHOLD / (1 - THRESHOLD))
+
+
+def _judged(found: list[_Found]) -> tuple[float, tuple[str, ...]]:
     bits = PRIOR + sum(WEIGHTS[field][level] for field, level, _ in found)
     telling = sorted(
         ((WEIGHTS[field][level], said) for field, level, said in found if WEIGHTS[field][level] > 0), reverse=True

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Self
 
 CONTENT_TYPE = b"application/vnd.hookline.sealed"
+_NEEDED = ("ce_id", "ce_type", "ce_source", "ce_time", "hl_tenant", "hl_key")
 
 
 class EnvelopeError(ValueError):
@@ -41,7 +43,7 @@ class Envelope:
             ("ce_id", self.id.encode()),
             ("ce_type", self.type.encode()),
             ("ce_source", self.source.encode()),
-            ("ce_time", self.time.isoformat(timespec="milliseconds").encode()),
+            ("ce_time", _written(self.time)),
             ("content-type", CONTENT_TYPE),
             ("hl_tenant", self.tenant.encode()),
             ("hl_key", self.key_id.encode()),
@@ -55,19 +57,14 @@ class Envelope:
     @classmethod
     def from_headers(cls, headers: Iterable[tuple[str, bytes]]) -> Self:
         """Read them back; raises EnvelopeError naming what is missing or unreadable."""
-        given: dict[str, str] = {}
-        for name, value in headers:
-            try:
-                given[name] = (value or b"").decode()
-            except UnicodeDecodeError as error:
-                raise EnvelopeError(f"header {name}: not UTF-8") from error
-        missing = [
-            name for name in ("ce_id", "ce_type", "ce_source", "ce_time", "hl_tenant", "hl_key") if not given.get(name)
-        ]
-        if missing:
+        try:
+            given = {name: (value or b"").decode() for name, value in headers}
+        except UnicodeDecodeError as error:
+            raise EnvelopeError(f"header {_undecodable(headers)}: not UTF-8") from error
+        if missing := [name for name in _NEEDED if not given.get(name)]:
             raise EnvelopeError(f"headers missing: {', '.join(missing)}")
         try:
-            time = datetime.fromisoformat(given["ce_time"])
+            time = _read(given["ce_time"])
         except ValueError as error:
             raise EnvelopeError("header ce_time: not ISO 8601") from error
         return cls(
@@ -80,3 +77,25 @@ class Envelope:
             key_id=given["hl_key"],
             traceparent=given.get("traceparent", ""),
         )
+
+
+# What is published together has one time.
+
+
+@lru_cache(maxsize=64)
+def _written(time: datetime) -> bytes:
+    return time.isoformat(timespec="milliseconds").encode()
+
+
+@lru_cache(maxsize=1_024)
+def _read(time: str) -> datetime:
+    return datetime.fromisoformat(time)
+
+
+def _undecodable(headers: Iterable[tuple[str, bytes]]) -> str:
+    for name, value in headers:
+        try:
+            (value or b"").decode()
+        except UnicodeDecodeError:
+            return name
+    return ""

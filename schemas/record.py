@@ -109,6 +109,8 @@ class RecordSnapshot(Message):
     omitted: tuple[str, ...] = ()
     """What the size cap left out, by name."""
     reason: Reason = "webhook"
+    lane: Literal["live", "bulk"] = "live"
+    """Of the changes that it was read for: a tenant over its rate stands behind others at the model, too."""
 
     @property
     def ref(self) -> RecordRef:

@@ -9,6 +9,9 @@ import pytest
 
 pytest_plugins = ["tests.servers"]
 
+# A worker process of pytest-xdist is given its parent's width here; what a command prints must not depend on it.
+os.environ.pop("COLUMNS", None)
+
 _LOCAL = ("127.", "::1", "localhost")
 
 

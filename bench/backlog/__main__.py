@@ -187,7 +187,7 @@ class _Run:
             TENANT, "hubspot", f"hubspot:{PORTAL}", config={"app_id": APP}, credentials={"access_token": "bench"}
         )
         door = await registry.add_endpoint(
-            TENANT, "hubspot", config={"app_id": APP}, secret="bench", accounts=[account.id]
+            TENANT, "hubspot", config={"app_id": APP}, secret="bench-secret", accounts=[account.id]
         )  # fmt: skip
         publisher = Publisher(settings, Codec(keyring, "hookline/bench"), client_id="bench")
         bare = AIOKafkaProducer(bootstrap_servers=self._kafka, acks="all", max_batch_size=512 * 1024)

@@ -10,6 +10,7 @@ import base64
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
@@ -69,6 +70,8 @@ class Side:
 
 def main() -> int:
     """Run; 0 with a result on the last line, 1 with the reason on standard error."""
+    # Children and servers are ended whatever ends this.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
     began = time.monotonic()
     try:
         with tempfile.TemporaryDirectory(prefix="hookline-bench-", ignore_cleanup_errors=True) as folder:

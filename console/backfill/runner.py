@@ -62,8 +62,9 @@ class Runner:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        look_every: float = CONTROL_SECONDS,
     ) -> None:
-        """`publish` returns after the broker's acknowledgement."""
+        """`publish` returns after the broker's acknowledgement; `look_every`: seconds between signs of life."""
         self._now_is = backfill
         self._backfills = backfills
         self._client = client
@@ -74,6 +75,7 @@ class Runner:
         self._sleep = sleep
         self._clock = clock
         self._now = now
+        self._look_every = look_every
         self._due = 0.0
         self._next_look = 0.0
 
@@ -132,14 +134,14 @@ class Runner:
             raise AccountUnavailable(account.id, "TOKEN_REVOKED", "it is disconnected: `hookline account connect`")
         return await self._client.page(account, object_, after or None)
 
-    async def _announce(self, object_: str, records: Sequence[tuple[str, datetime]]) -> None:
+    async def _announce(self, object_: Any, records: Sequence[tuple[str, datetime]]) -> None:
         one = self._now_is
         await self._publish(
             [
                 Change(
                     tenant=one.tenant,
                     account=one.account,
-                    object=object_,  # type: ignore[arg-type]  # one of the client's own objects
+                    object=object_,
                     id=identity,
                     kind="updated",
                     occurred_at=modified_at,
@@ -176,7 +178,7 @@ class Runner:
 
     async def _pace(self, number: int) -> None:
         while (left := self._due - self._clock()) > 0:
-            await self._sleep(min(left, CONTROL_SECONDS))
+            await self._sleep(min(left, self._look_every))
             await self._look(force=False)
         await self._look(force=False)
         self._due = max(self._due, self._clock() - 1.0) + number / self._now_is.rate
@@ -186,7 +188,7 @@ class Runner:
         _log.info("backfill_waits", backfill=self._now_is.id, account=self._now_is.account, why=why)
         while (left := until - self._clock()) > 0:
             await self._look(force=True, waiting=why)
-            await self._sleep(min(left, CONTROL_SECONDS))
+            await self._sleep(min(left, self._look_every))
 
     async def _look(self, *, force: bool, **values: Any) -> None:
         """Give a sign of life and hear another rate, a cancellation or a stop. While Postgres is away, nobody can want any."""
@@ -194,7 +196,7 @@ class Runner:
             raise _Stop
         if not force and self._clock() < self._next_look:
             return
-        self._next_look = self._clock() + CONTROL_SECONDS
+        self._next_look = self._clock() + self._look_every
         try:
             await self._note(**values)
         except Exception as error:

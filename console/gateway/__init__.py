@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import typer
 
-from console.gateway import cached, limits, models, usage
+from console.gateway import cached, keys, limits, models, usage
 
-app = typer.Typer(help="The model gateway: usage, limits, cache, models.", no_args_is_help=True)
+app = typer.Typer(help="The model gateway: usage, limits, cache, models, keys.", no_args_is_help=True)
 app.command("usage")(usage.usage)
 app.add_typer(limits.app, name="limits")
 app.add_typer(cached.app, name="cache")
+app.add_typer(keys.app, name="keys")
 app.command("models")(models.models)

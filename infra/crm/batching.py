@@ -1,8 +1,9 @@
 """Rows that wait for the same call go together in it.
 
-Law: a call takes its rows in the moment in which its turn has come, so that a batch is whatever waits then: full when the
-account's limit is the narrow place, and no row waits for a batch to fill when it is not. Rows go in the order in which they
-came; one id is in a batch once, its next row in a later one. A batch's failure is told to its own rows alone.
+Law: a batch is whatever waits when the previous call returns: a call takes its rows in the moment in which its turn has
+come, and while one is under way another begins only when it is full, or when the first takes long. So batches are full where
+the account's limit is the narrow place, and where it is not no row waits for longer than a call. Rows go in the order in
+which they came; one id is in a batch once, its next row in a later one. A batch's failure is told to its own rows alone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ Run = Callable[[Take[P]], Awaitable[Mapping[str, V]]]
 """Makes the call; the answer need not name every id. Calls `Take` once its turn has come."""
 
 
+PATIENCE_SECONDS = 1.0
+"""A call that takes longer no longer holds back what came after it."""
+
+
 @dataclass(slots=True)
 class _Row(Generic[P, V]):
     id: str
@@ -35,6 +40,18 @@ class _Queue(Generic[P, V]):
     rows: deque[_Row[P, V]] = field(default_factory=deque)
     coming: int = 0
     """Batches that have not taken their rows yet."""
+    under_way: int = 0
+    """Batches that have."""
+    timer: asyncio.TimerHandle | None = None
+
+
+def _tell(row: _Row[P, V], answer: Mapping[str, V], failed: BaseException | None) -> None:
+    if row.outcome.done():
+        return
+    if failed is not None:
+        row.outcome.set_exception(failed)
+    else:
+        row.outcome.set_result(answer.get(row.id))
 
 
 class Batches(Generic[P, V]):
@@ -65,11 +82,21 @@ class Batches(Generic[P, V]):
                 answer[row.id] = outcome
         return answer
 
-    def _start(self, key: Hashable, queue: _Queue[P, V], run: Run[P, V]) -> None:
-        """As many batches as what waits fills."""
+    def _start(self, key: Hashable, queue: _Queue[P, V], run: Run[P, V], *, patience_is_over: bool = False) -> None:
+        """As many batches as what waits fills; one that is not full, if none is under way."""
         with self._lock:
-            missing = -(-len(queue.rows) // self._size) - queue.coming
-            queue.coming += max(0, missing)
+            full, rest = divmod(len(queue.rows), self._size)
+            alone = queue.under_way == 0 or patience_is_over
+            missing = max(0, full + (1 if rest and alone else 0) - queue.coming)
+            queue.coming += missing
+            waits = bool(queue.rows) and not queue.coming
+        if waits and queue.timer is None:
+
+            def late() -> None:
+                queue.timer = None
+                self._start(key, queue, run, patience_is_over=True)
+
+            queue.timer = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, late)
         for _ in range(missing):
             task = asyncio.create_task(self._batch(key, queue, run))
             self._running.add(task)
@@ -85,24 +112,26 @@ class Batches(Generic[P, V]):
                 if not taken:
                     taken = True
                     queue.coming -= 1
+                    queue.under_way += 1
                     rows.extend(self._taken(queue))
                 return {row.id: row.payload for row in rows}
 
+        answer: Mapping[str, V] = {}
+        failed: BaseException | None = None
         try:
             answer = await run(take)
         except BaseException as error:  # noqa: BLE001 - told to the rows, whatever it is
-            take()
-            for row in rows:
-                if not row.outcome.done():
-                    row.outcome.set_exception(error)
-        else:
-            for row in rows:
-                if not row.outcome.done():
-                    row.outcome.set_result(answer.get(row.id))
+            failed = error
+        take()
+        for row in rows:
+            _tell(row, answer, failed)
+        with self._lock:
+            queue.under_way -= 1
         if queue.rows:
-            # An id that was there twice needs one more batch than was counted.
             self._start(key, queue, run)
-        elif not queue.coming:
+        elif not queue.coming and not queue.under_way:
+            if queue.timer is not None:
+                queue.timer.cancel()
             self._queues.pop(key, None)
 
     def _taken(self, queue: _Queue[P, V]) -> list[_Row[P, V]]:
@@ -121,6 +150,13 @@ class Batches(Generic[P, V]):
 
     async def close(self) -> None:
         """Give up what is under way; may be called twice."""
+        for queue in self._queues.values():
+            if queue.timer is not None:
+                queue.timer.cancel()
+            with self._lock:
+                waiting, queue.rows = list(queue.rows), deque()
+            for row in waiting:
+                row.outcome.cancel()
         running = list(self._running)
         for task in running:
             task.cancel()

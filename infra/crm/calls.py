@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
@@ -185,9 +185,3 @@ class Calls:
         """End the threads once their calls are over; may be called twice."""
         await self._gate.close()
         await asyncio.to_thread(self._executor.shutdown, wait=True, cancel_futures=True)
-
-
-def batches(ids: Iterable[str], size: int) -> list[list[str]]:
-    """`ids` in lists of at most `size`, as one call takes them."""
-    every = list(ids)
-    return [every[start : start + size] for start in range(0, len(every), size)]

@@ -1,6 +1,6 @@
 """HubSpot: records, activities and our own properties, by its CRM API.
 
-Law: batches hold at most 100 rows; foreign properties are only read, our own only written. What one round trip can answer
+Law: batches hold at most 100 rows, of whoever waits for the same call; foreign properties are only read, our own only written. What one round trip can answer
 is not asked in two, and what can be asked at once is.
 Sources: HubSpot's CRM objects v3, associations v4 and properties v3.
 """
@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from infra.accounts import Account
 from infra.crm import hubspot_listing as listing
 from infra.crm import hubspot_shapes as shapes
-from infra.crm.calls import batches
+from infra.crm.batching import Batches, Take
 from infra.crm.client import Busy, CrmClient, CrmVendor, Gone, Page, Read, Refused, Survey, Written
 from infra.crm.concepts import concepts_of
 from infra.crm.hubspot_portal import Portals, Rejected
 from infra.crm.known_fields import Fields, KnownFields
+from infra.crm.limits import is_bulk
 from infra.crm.own_fields import GROUP_LABEL, OWN_FIELDS, OwnField
+from infra.crm.recent import Recent
 from infra.settings import Settings
 from schemas.record import Note, Related
 
@@ -51,9 +54,14 @@ class HubSpotClient:
     def __init__(self, settings: Settings, *, portals: Portals | None = None) -> None:
         self._portals = portals if portals is not None else Portals(settings)
         self._known = KnownFields()
+        self._recent = Recent()
+        self._records: Batches[None, dict[str, Any]] = Batches(BATCH)
+        self._links: Batches[None, dict[str, Any]] = Batches(BATCH)
+        self._writes: Batches[Mapping[str, str], Written | Gone | Refused | Busy] = Batches(BATCH)
 
     async def close(self) -> None:
         """See CrmClient."""
+        await asyncio.gather(self._records.close(), self._links.close(), self._writes.close())
         await self._portals.close()
 
     async def integration_user(self, account: Account) -> str | None:
@@ -88,9 +96,10 @@ class HubSpotClient:
             return {one: Refused("UNSUPPORTED_OBJECT", f"HubSpot has no {object}") for one in ids}
         wanted = list(dict.fromkeys(one for one in ids if one.isdigit()))
         answer: dict[str, Read | Gone | Refused] = {one: Gone() for one in ids}
+        self._recent.forget(account.id, plural, wanted)
         try:
             fields = await self._fields(account, object, plural)
-            if len(wanted) <= FEW and len(",".join(fields.read)) <= LONGEST_QUERY:
+            if self._few(account, wanted) and len(",".join(fields.read)) <= LONGEST_QUERY:
                 records, links = await self._read_few(account, object, plural, wanted, fields)
             else:
                 records, links = await self._read_in_batches(account, object, plural, wanted, fields)
@@ -106,6 +115,10 @@ class HubSpotClient:
                 if isinstance(answer.get(loser), Gone):
                     answer[loser] = Gone(merged_into=str(record["id"]))
         return answer
+
+    def _few(self, account: Account, ids: Sequence[str]) -> bool:
+        """Whether to ask one by one: not where calls are what is scarce."""
+        return len(ids) <= FEW and not self._portals.crowded(account)
 
     def _as_read(
         self,
@@ -182,14 +195,24 @@ class HubSpotClient:
     ) -> dict[str, dict[str, Any]]:
         """Records by id, as far as they are there."""
         wanted = list(names)
+        path = f"{_OBJECTS}/{plural}/batch/read"
 
-        async def read(some: Sequence[str]) -> dict[str, Any]:
-            body = {"properties": wanted, "propertiesWithHistory": [], "inputs": [{"id": one} for one in some]}
-            found: dict[str, Any] = await self._portals.call(account, "POST", f"{_OBJECTS}/{plural}/batch/read", body)
-            return found
+        async def read(take: Take[None]) -> dict[str, dict[str, Any]]:
+            def body() -> dict[str, Any]:
+                inputs = [{"id": one} for one in take()]
+                return {"properties": wanted, "propertiesWithHistory": [], "inputs": inputs} if inputs else {}
 
-        answers = await asyncio.gather(*(read(some) for some in batches(ids, BATCH)))
-        return {str(record["id"]): record for found in answers for record in found.get("results") or ()}
+            found = await self._portals.call(account, "POST", path, body)
+            by_id: dict[str, dict[str, Any]] = {}
+            for record in found.get("results") or ():
+                # Asked for a record that was merged into another, HubSpot answers with that one.
+                for one in (*shapes.merged_ids(record), str(record["id"])):
+                    by_id[one] = record
+            return by_id
+
+        key = (account.id, is_bulk(), path, tuple(wanted))
+        answer = await self._records.ask(key, dict.fromkeys(ids), read)
+        return {str(record["id"]): record for record in answer.values()}
 
     async def _links_of_many(
         self, account: Account, object_: str, plural: str, ids: Sequence[str]
@@ -197,26 +220,35 @@ class HubSpotClient:
         """What hangs on each record: kind → ids."""
         kinds = _linked_kinds(object_)
 
-        async def read(kind: str, some: Sequence[str]) -> tuple[str, dict[str, Any]]:
-            body = {"inputs": [{"id": one} for one in some]}
+        async def read(kind: str) -> dict[str, dict[str, Any]]:
             try:
-                return kind, await self._portals.call(
-                    account, "POST", f"{_ASSOCIATIONS}/{plural}/{kind}/batch/read", body
-                )
+                rows = await self._links_to(account, plural, kind, ids)
             except Rejected:
                 # No scope for this kind of object: the record is read without it.
-                return kind, {"refused": True}
+                return {one: {"refused": True} for one in ids}
+            return {one: {"results": row.get("to") or [], "paging": row.get("paging")} for one, row in rows.items()}
 
-        found = await asyncio.gather(*(read(kind, some) for kind in kinds for some in batches(ids, BATCH)))
-        targets: dict[str, dict[str, dict[str, Any]]] = {one: {} for one in ids}
-        for kind, answer in found:
-            if answer.get("refused"):
-                for one in ids:
-                    targets[one][kind] = {"refused": True}
-            for row in answer.get("results") or ():
-                one = str((row.get("from") or {}).get("id", ""))
-                targets.setdefault(one, {})[kind] = {"results": row.get("to") or [], "paging": row.get("paging")}
-        return {one: _capped(object_, given) for one, given in targets.items()}
+        found = await asyncio.gather(*(read(kind) for kind in kinds))
+        return {
+            one: _capped(object_, {kind: rows[one] for kind, rows in zip(kinds, found, strict=True) if one in rows})
+            for one in ids
+        }
+
+    async def _links_to(
+        self, account: Account, plural: str, kind: str, ids: Sequence[str]
+    ) -> dict[str, dict[str, Any]]:
+        """HubSpot's rows of associations, by the record that they start from."""
+        path = f"{_ASSOCIATIONS}/{plural}/{kind}/batch/read"
+
+        async def read(take: Take[None]) -> dict[str, dict[str, Any]]:
+            def body() -> dict[str, Any]:
+                inputs = [{"id": one} for one in take()]
+                return {"inputs": inputs} if inputs else {}
+
+            found = await self._portals.call(account, "POST", path, body)
+            return {str((row.get("from") or {}).get("id", "")): row for row in found.get("results") or ()}
+
+        return await self._links.ask((account.id, is_bulk(), path), dict.fromkeys(ids), read)
 
     async def _read_beside(
         self, account: Account, links: Mapping[str, Mapping[str, list[str]]]
@@ -228,20 +260,31 @@ class HubSpotClient:
                 if not kind.startswith("!"):
                     wanted.setdefault(kind, {}).update(dict.fromkeys(ids))
 
-        async def read(kind: str, ids: Sequence[str]) -> tuple[str, dict[str, dict[str, Any]]]:
+        async def read(kind: str, ids: Sequence[str]) -> dict[str, Note | Related | None]:
+            activities = kind in shapes.ACTIVITIES
+            known = {} if activities else self._recent.get(account.id, kind, ids)
+            since = self._recent.now()
+            missing = [one for one in ids if one not in known]
             names = shapes.ACTIVITIES.get(kind) or shapes.RELATED_FIELDS[kind]
             try:
-                return kind, await self._read_many(account, kind, ids, names)
+                records = await self._read_many(account, kind, missing, names)
             except Rejected:
-                return kind, {}
+                return {}
+            if activities:
+                return {one: shapes.note(kind, record) for one, record in records.items()}
+            read = {one: shapes.related(kind, records[one]) if one in records else None for one in missing}
+            for one, made in read.items():
+                self._recent.keep(account.id, kind, one, made, since)
+            return {**known, **read}
 
-        found: dict[tuple[str, str], Note | Related] = {}
-        for kind, records in await asyncio.gather(*(read(kind, list(ids)) for kind, ids in wanted.items() if ids)):
-            for one, record in records.items():
-                made = shapes.note(kind, record) if kind in shapes.ACTIVITIES else shapes.related(kind, record)
-                if made is not None:
-                    found[kind, one] = made
-        return found
+        kinds = [kind for kind, ids in wanted.items() if ids]
+        answers = await asyncio.gather(*(read(kind, list(wanted[kind])) for kind in kinds))
+        return {
+            (kind, one): made
+            for kind, answer in zip(kinds, answers, strict=True)
+            for one, made in answer.items()
+            if made is not None
+        }
 
     async def parents(self, account: Account, object: str, ids: Sequence[str]) -> dict[str, list[tuple[str, str]]]:  # noqa: A002 - our word
         """See CrmClient."""
@@ -250,15 +293,10 @@ class HubSpotClient:
         hang: dict[str, list[tuple[str, str]]] = {one: [] for one in ids}
         if plural not in shapes.ACTIVITIES:
             return hang
-        if len(wanted) <= FEW:
+        if self._few(account, wanted):
             found = await asyncio.gather(*(self._parents_of_one(account, plural, one) for one in wanted))
         else:
-            calls = (
-                self._parents_of_many(account, plural, kind, some)
-                for kind in _PARENTS
-                for some in batches(wanted, BATCH)
-            )
-            found = await asyncio.gather(*calls)
+            found = await asyncio.gather(*(self._parents_of_many(account, plural, kind, wanted) for kind in _PARENTS))
         for one, kind, target in dict.fromkeys(pair for some in found for pair in some):
             if target and one in hang:
                 hang[one].append((shapes.SINGULARS[kind], target))
@@ -281,13 +319,11 @@ class HubSpotClient:
     async def _parents_of_many(
         self, account: Account, plural: str, kind: str, ids: Sequence[str]
     ) -> list[tuple[str, str, str]]:
-        body = {"inputs": [{"id": one} for one in ids]}
         try:
-            found = await self._portals.call(account, "POST", f"{_ASSOCIATIONS}/{plural}/{kind}/batch/read", body)
+            rows = await self._links_to(account, plural, kind, ids)
         except Rejected:
             return []
-        rows = found.get("results") or ()
-        return [(str(row["from"]["id"]), kind, shapes.linked(target)) for row in rows for target in row.get("to") or ()]
+        return [(one, kind, shapes.linked(target)) for one, row in rows.items() for target in row.get("to") or ()]
 
     # ---------------------------------------------------------------- our own properties
 
@@ -327,19 +363,28 @@ class HubSpotClient:
             inputs[one] = {shapes.PREFIX + name: value for name, value in values.items()}
         answer: dict[str, Written | Gone | Refused | Busy] = {one: Gone() for one in rows}
         valid = [one for one in rows if one.isdigit()]
-        for found in await asyncio.gather(
-            *(self._update(account, plural, some, inputs) for some in batches(valid, BATCH))
-        ):
-            answer.update(found)
+
+        async def update(take: Take[Mapping[str, str]]) -> dict[str, Written | Gone | Refused | Busy]:
+            return await self._update(account, plural, take)
+
+        key = (account.id, is_bulk(), plural)
+        answer.update(await self._writes.ask(key, {one: inputs[one] for one in valid}, update))
         return answer
 
     async def _update(
-        self, account: Account, plural: str, ids: Sequence[str], inputs: Mapping[str, Mapping[str, str]]
+        self, account: Account, plural: str, take: Take[Mapping[str, str]]
     ) -> dict[str, Written | Gone | Refused | Busy]:
-        body = {"inputs": [{"id": one, "objectWriteTraceId": one, "properties": inputs[one]} for one in ids]}
+        def body() -> dict[str, Any]:
+            rows = [
+                {"id": one, "objectWriteTraceId": one, "properties": properties} for one, properties in take().items()
+            ]
+            return {"inputs": rows} if rows else {}
+
         try:
             found = await self._portals.call(account, "POST", f"{_OBJECTS}/{plural}/batch/update", body)
         except Rejected as rejected:
+            inputs = take()
+            ids = list(inputs)
             refusal = rejected.refusal()
             if rejected.status == 403 or refusal.unknown_fields:
                 return dict.fromkeys(ids, refusal)
@@ -347,11 +392,12 @@ class HubSpotClient:
                 return {ids[0]: Gone() if rejected.status == 404 else refusal}
             # One bad row may refuse the whole batch: halve it until that row stands alone.
             middle = len(ids) // 2
+            halves = [{one: inputs[one] for one in half} for half in (ids[:middle], ids[middle:])]
             first, second = await asyncio.gather(
-                self._update(account, plural, ids[:middle], inputs), self._update(account, plural, ids[middle:], inputs)
+                *(self._update(account, plural, partial(dict, half)) for half in halves)
             )
             return {**first, **second}
-        answer: dict[str, Written | Gone | Refused | Busy] = {one: Busy("NO_ANSWER") for one in ids}
+        answer: dict[str, Written | Gone | Refused | Busy] = {one: Busy("NO_ANSWER") for one in take()}
         for result in found.get("results") or ():
             one = str(result.get("objectWriteTraceId") or result.get("id"))
             if one in answer:

@@ -154,7 +154,9 @@ class Portals:
                 raise AccountUnavailable(
                     account.id,
                     "TOKEN_REVOKED",
-                    f"HubSpot refuses the access token: `hookline account add {account.id}` with a new one",
+                    f"HubSpot refuses the access token: `hookline account add {account.id}` with a new one"
+                    if portal.token
+                    else f"not connected yet: `hookline account connect {account.id}`",
                 )
 
             def blocking(newest: Account, refresh_token: str) -> oauth.Grant:

@@ -19,6 +19,9 @@ from typing import Final
 from infra.settings import Settings
 
 _BULK: ContextVar[bool] = ContextVar("crm_bulk", default=False)
+BELIEVED_SECONDS: Final = 300.0
+SPENT_SECONDS: Final = 10.0
+"""As in `lua/limits.lua`."""
 _USAGE: Final = re.compile(r"api-usage=(\d+)/(\d+)")
 
 
@@ -136,13 +139,14 @@ class Window:
         self._closed_until = 0.0
         self._day_limit = 0
         self._day_used = 0
+        self._day_at = clock()
 
     def hear(self, said: Said) -> None:
         """Take over what the vendor says."""
         self._limit = said.limit or self._limit
         self._window = said.window_seconds or self._window
         if said.day_limit is not None and said.day_used is not None:
-            self._day_limit, self._day_used = said.day_limit, said.day_used
+            self._day_limit, self._day_used, self._day_at = said.day_limit, said.day_used, self._clock()
 
     def hold(self, seconds: float) -> None:
         """Nobody for so long; a longer hold is never cut short."""
@@ -151,7 +155,13 @@ class Window:
     def day_is_spent(self, bulk: bool) -> bool:
         """Whether what may be used of the vendor's day is used, as far as was heard."""
         share = self._policy.bulk_free_share if bulk else self._policy.free_share
-        return self._day_limit > 0 and self._day_used >= self._day_limit * (1 - share)
+        if self._day_limit == 0 or self._day_used < self._day_limit * (1 - share):
+            return False
+        believed = SPENT_SECONDS if self._day_used >= self._day_limit else BELIEVED_SECONDS
+        if self._clock() - self._day_at < believed:
+            return True
+        self._day_limit = 0  # old news: the next answers tell it anew
+        return False
 
     def take(self) -> float:
         """0: taken, and to be given back; else seconds until it is worth asking again."""

@@ -53,6 +53,11 @@ class _Line:
     waiting: deque[_Waiter] = field(default_factory=deque)
     asking: asyncio.Task[None] | None = None
 
+    def patient(self) -> list[_Waiter]:
+        """Who still waits, first come first."""
+        self.waiting = deque(waiter for waiter in self.waiting if not waiter.turn.done())
+        return list(self.waiting)
+
 
 class SharedGate:
     """Implements `calls.Gate`. Used by the tasks of one loop; connects to Redis at first use."""
@@ -119,20 +124,13 @@ class SharedGate:
     async def _ask(self, account: str, bulk: bool, line: _Line) -> None:
         """Get turns for those who wait, until nobody does."""
         try:
-            while line.waiting:
-                while line.waiting and line.waiting[0].turn.done():
-                    line.waiting.popleft()
-                wanted = sum(not waiter.turn.done() for waiter in line.waiting)
-                if not wanted:
-                    continue
-                granted, wait = await self._granted(account, bulk, wanted, line.waiting[0].since)
-                for turn in granted:
-                    while line.waiting and line.waiting[0].turn.done():
-                        line.waiting.popleft()
-                    if line.waiting:
-                        line.waiting.popleft().turn.set_result(turn)
-                    else:
-                        self._tell(account, [turn], None, 0.0)
+            while waiting := line.patient():
+                granted, wait = await self._granted(account, bulk, len(waiting), waiting[0].since)
+                # Some may have given up meanwhile, and more may have come.
+                waiting = line.patient()
+                for turn, waiter in zip(granted, waiting, strict=False):
+                    waiter.turn.set_result(turn)
+                self._tell(account, granted[len(waiting) :], None, 0.0)
                 if wait > 0:
                     await asyncio.sleep(min(wait, LOOK_AGAIN_SECONDS))
         except asyncio.CancelledError:
@@ -140,10 +138,8 @@ class SharedGate:
                 waiter.turn.cancel()
             raise
         except Exception as error:  # noqa: BLE001 - whoever waits is told, whatever it is
-            while line.waiting:
-                waiter = line.waiting.popleft()
-                if not waiter.turn.done():
-                    waiter.turn.set_exception(error)
+            for waiter in line.patient():
+                waiter.turn.set_exception(error)
         finally:
             line.asking = None
 
@@ -215,7 +211,7 @@ class SharedGate:
     def crowded(self, account: str) -> bool:
         """Whether calls of this process wait for a turn of the account."""
         return any(
-            line is not None and (line.places.locked() or line.waiting)
+            line is not None and (line.places.locked() or not all(waiter.turn.done() for waiter in line.waiting))
             for line in (self._lines.get((account, False)), self._lines.get((account, True)))
         )
 
@@ -242,6 +238,8 @@ class SharedGate:
             text(said.left),
             *(("", "") if said.day_used is None else (text(said.day_limit), text(said.day_used))),
             text(hold, 1_000),
+            self._policy.limit,
+            round(self._policy.window_seconds * 1_000),
             *shared,
         )
 

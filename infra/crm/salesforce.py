@@ -1,13 +1,14 @@
 """Salesforce: records, activities and our own custom fields, by its REST API.
 
-Law: batches hold at most 200 rows; foreign fields are only read, our own only written. What can be asked at once is.
+Law: batches hold at most 200 rows, of whoever waits for the same call; foreign fields are only read, our own only written. What can be asked at once is.
 Sources: Salesforce's REST API guide (sObject Collections, Query, Describe), Tooling API (CustomField), Object Reference.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from simple_salesforce.api import Salesforce
@@ -15,11 +16,13 @@ from simple_salesforce.api import Salesforce
 from infra.accounts import Account
 from infra.crm import salesforce_listing as listing
 from infra.crm import salesforce_shapes as shapes
-from infra.crm.calls import batches
+from infra.crm.batching import Batches, Take
 from infra.crm.client import Busy, CrmClient, CrmVendor, Gone, Page, Read, Refused, Survey, Written
 from infra.crm.concepts import concepts_of
 from infra.crm.known_fields import Fields, KnownFields
+from infra.crm.limits import is_bulk
 from infra.crm.own_fields import OWN_FIELDS
+from infra.crm.recent import Recent
 from infra.crm.salesforce_org import Orgs, Rejected
 from infra.settings import Settings
 from schemas.record import Note, ObjectType, Related
@@ -54,11 +57,16 @@ class SalesforceClient:
     def __init__(self, settings: Settings, *, orgs: Orgs | None = None) -> None:
         self._orgs = orgs if orgs is not None else Orgs(settings)
         self._known = KnownFields()
+        self._recent = Recent()
+        self._rows: Batches[None, dict[str, Any]] = Batches(BATCH)
+        self._queries: Batches[None, tuple[list[dict[str, Any]], bool]] = Batches(BATCH)
+        self._writes: Batches[Mapping[str, Any], Written | Gone | Refused | Busy] = Batches(BATCH)
         self._absent: set[tuple[str, str]] = set()
         """(account, object) of which the org says that it has none."""
 
     async def close(self) -> None:
         """See CrmClient."""
+        await asyncio.gather(self._rows.close(), self._queries.close(), self._writes.close())
         await self._orgs.close()
 
     async def integration_user(self, account: Account) -> str | None:
@@ -99,6 +107,7 @@ class SalesforceClient:
             return {one: Refused("UNSUPPORTED_OBJECT", f"Salesforce's {object} is not read by itself") for one in ids}
         full = {one: normal for one in ids if (normal := shapes.normal(one)) is not None}
         wanted = list(dict.fromkeys(full.values()))
+        self._recent.forget(account.id, sobject, wanted)
         try:
             (fields, records), (notes, omitted), roles = await asyncio.gather(
                 self._records(account, object, sobject, wanted),
@@ -161,15 +170,17 @@ class SalesforceClient:
         """Records by id, as far as they are there."""
         fields = list(dict.fromkeys(("Id", *names)))
 
-        def retrieve(some: list[str]) -> Callable[[Salesforce], Any]:
-            return lambda sf: sf.restful(
-                f"{_COLLECTIONS}/{sobject}", method="POST", json={"ids": some, "fields": fields}
-            )
+        async def retrieve(take: Take[None]) -> dict[str, dict[str, Any]]:
+            def ask(sf: Salesforce) -> Any:
+                some = list(take())
+                body = {"ids": some, "fields": fields}
+                return sf.restful(f"{_COLLECTIONS}/{sobject}", method="POST", json=body) if some else ()
 
-        answers = await asyncio.gather(
-            *(self._orgs.call(account, "retrieve", retrieve(some)) for some in batches(ids, BATCH))
-        )
-        return {str(record["Id"]): record for found in answers for record in found or () if record}
+            found = await self._orgs.call(account, "retrieve", ask)
+            return {str(record["Id"]): record for record in found or () if record}
+
+        key = (account.id, is_bulk(), sobject, tuple(fields))
+        return await self._rows.ask(key, dict.fromkeys(ids), retrieve)
 
     async def _query(
         self, account: Account, source: str, columns: str, condition: str, ids: Sequence[str]
@@ -178,29 +189,25 @@ class SalesforceClient:
         if (account.id, source) in self._absent or not ids:
             return [], False
 
-        def query(some: list[str]) -> Callable[[Salesforce], Any]:
-            # Only ids of checked form get here, so nothing can break out of the quotes.
-            listed = ", ".join(f"'{one}'" for one in some)
-            text = f"SELECT {columns} FROM {source} WHERE {condition} IN ({listed})"  # noqa: S608 - SOQL of our own names and checked ids
-            if "CreatedDate" in columns:
-                text += " ORDER BY CreatedDate DESC"
-
+        async def query(take: Take[None]) -> dict[str, tuple[list[dict[str, Any]], bool]]:
             def pages(sf: Salesforce) -> tuple[list[dict[str, Any]], bool]:
-                page = sf.query(text)
-                rows = list(page["records"])
-                for _ in range(MAX_PAGES - 1):
-                    if page.get("done", True):
-                        break
-                    page = sf.query_more(page["nextRecordsUrl"], identifier_is_url=True)
-                    rows += page["records"]
-                return rows, not page.get("done", True)
+                some = take()
+                if not some:
+                    return [], False
+                # Only ids of checked form get here, so nothing can break out of the quotes.
+                listed = ", ".join(f"'{one}'" for one in some)
+                text = f"SELECT {columns} FROM {source} WHERE {condition} IN ({listed})"  # noqa: S608 - SOQL of our own names and checked ids
+                return _pages(sf, f"{text} ORDER BY CreatedDate DESC" if "CreatedDate" in columns else text)
 
-            return pages
+            rows, more = await self._orgs.call(account, f"query {source}", pages)
+            by_id: dict[str, tuple[list[dict[str, Any]], bool]] = {one: ([], more) for one in take()}
+            for row in rows:
+                by_id.setdefault(str(row.get(condition)), ([], more))[0].append(row)
+            return by_id
 
         try:
-            answers = await asyncio.gather(
-                *(self._orgs.call(account, f"query {source}", query(some)) for some in batches(ids, BATCH))
-            )
+            key = (account.id, is_bulk(), source, columns, condition)
+            answers = await self._queries.ask(key, dict.fromkeys(ids), query)
         except Rejected as rejected:
             if rejected.code not in {
                 "INVALID_TYPE",
@@ -212,7 +219,7 @@ class SalesforceClient:
                 raise
             self._absent.add((account.id, source))
             return [], False
-        return [row for rows, _ in answers for row in rows], any(more for _, more in answers)
+        return [row for rows, _ in answers.values() for row in rows], any(more for _, more in answers.values())
 
     async def _notes(
         self, account: Account, object_: str, ids: Sequence[str]
@@ -279,11 +286,17 @@ class SalesforceClient:
         ]
 
         async def read(object_: ObjectType, sobject: str, ids: list[str], names: tuple[str, ...]) -> dict[str, Related]:
+            known = self._recent.get(account.id, sobject, ids)
+            since = self._recent.now()
+            missing = [one for one in ids if one not in known]
             try:
-                found = await self._retrieve(account, sobject, ids, names)
+                found = await self._retrieve(account, sobject, missing, names)
             except Rejected:
                 return {}
-            return {one: shapes.related(object_, record) for one, record in found.items()}
+            made = {one: shapes.related(object_, found[one]) if one in found else None for one in missing}
+            for one, each in made.items():
+                self._recent.keep(account.id, sobject, one, each, since)
+            return {one: each for one, each in {**known, **made}.items() if each is not None}
 
         company_of, contact_of = await asyncio.gather(*(read(*one) for one in wanted))
         found: dict[str, list[Related]] = {}
@@ -367,34 +380,39 @@ class SalesforceClient:
                 records[one] = {"attributes": {"type": sobject}, "id": identity, **given}
         answer: dict[str, Written | Gone | Refused | Busy] = {one: Gone() for one in rows}
         waiting = list(records)
+
+        async def update(take: Take[Mapping[str, Any]]) -> dict[str, Written | Gone | Refused | Busy]:
+            return await self._update(account, take)
+
         for attempt in range(LOCKED_TRIES):
             if attempt:
                 await asyncio.sleep(LOCKED_WAIT_SECONDS * attempt)
-            for found in await asyncio.gather(
-                *(self._update(account, some, records) for some in batches(waiting, BATCH))
-            ):
-                answer.update(found)
+            key = (account.id, is_bulk(), sobject)
+            answer.update(await self._writes.ask(key, {one: records[one] for one in waiting}, update))
             waiting = [one for one in waiting if answer[one] == Busy("UNABLE_TO_LOCK_ROW")]
             if not waiting:
                 break
         return answer
 
     async def _update(
-        self, account: Account, ids: Sequence[str], records: Mapping[str, Mapping[str, Any]]
+        self, account: Account, take: Take[Mapping[str, Any]]
     ) -> dict[str, Written | Gone | Refused | Busy]:
-        body = {"allOrNone": False, "records": [records[one] for one in ids]}
+        def send(sf: Salesforce) -> Any:
+            body = {"allOrNone": False, "records": list(take().values())}
+            return sf.restful(_COLLECTIONS, method="PATCH", json=body) if body["records"] else ()
+
         try:
-            found = await self._orgs.call(
-                account, "update", lambda sf: sf.restful(_COLLECTIONS, method="PATCH", json=body)
-            )
+            found = await self._orgs.call(account, "update", send)
         except Rejected as rejected:
+            records = take()
+            ids = list(records)
             if len(ids) == 1 or rejected.refusal().unknown_fields:
                 return dict.fromkeys(ids, shapes.row_outcome(rejected.errors) if len(ids) == 1 else rejected.refusal())
             middle = len(ids) // 2
-            first, second = await asyncio.gather(
-                self._update(account, ids[:middle], records), self._update(account, ids[middle:], records)
-            )
+            halves = [{one: records[one] for one in half} for half in (ids[:middle], ids[middle:])]
+            first, second = await asyncio.gather(*(self._update(account, partial(dict, half)) for half in halves))
             return {**first, **second}
+        ids = list(take())
         answer: dict[str, Written | Gone | Refused | Busy] = {one: Busy("NO_ANSWER") for one in ids}
         for one, result in zip(ids, found or (), strict=False):
             answer[one] = Written() if result.get("success") else shapes.row_outcome(result.get("errors") or ())
@@ -429,6 +447,18 @@ class SalesforceClient:
                 return False  # somebody else was quicker, or our user may not see it
             raise
         return True
+
+
+def _pages(sf: Salesforce, text: str) -> tuple[list[dict[str, Any]], bool]:
+    """A query's rows, and whether there are more than we read."""
+    page = sf.query(text)
+    rows = list(page["records"])
+    for _ in range(MAX_PAGES - 1):
+        if page.get("done", True):
+            break
+        page = sf.query_more(page["nextRecordsUrl"], identifier_is_url=True)
+        rows += page["records"]
+    return rows, not page.get("done", True)
 
 
 async def _nothing() -> dict[str, list[str]]:

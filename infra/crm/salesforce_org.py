@@ -246,7 +246,9 @@ class _Org:
             raise AccountUnavailable(
                 self._account,
                 "TOKEN_REVOKED",
-                f"Salesforce refuses the access token: `hookline account add {self._account}` with a new one",
+                f"Salesforce refuses the access token: `hookline account add {self._account}` with a new one"
+                if self.client is not None
+                else f"not connected yet: `hookline account connect {self._account}`",
             )
         try:
             token, instance = await run(flow)
@@ -319,7 +321,8 @@ class _Org:
     def _understood(self, status: int, content: Any, token: str) -> Exception:
         errors = [found for found in content if isinstance(found, Mapping)] if isinstance(content, list) else []
         code = str(errors[0].get("errorCode") or "") if errors else ""
-        if status == 401:
+        if status == 401 or (status == 403 and "Bad_OAuth_Token" in str(content)):
+            # The latter is how the identity service, unlike the REST API, says it.
             return _Unauthorized(token)
         if code == "REQUEST_LIMIT_EXCEEDED":
             return AccountUnavailable(

@@ -6,6 +6,7 @@ our business. Nothing here makes a table outside of a migration.
 
 from __future__ import annotations
 
+import asyncio
 import select
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from importlib.resources import files
 from typing import Any
 
 import orjson
+import psycopg
 import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -27,6 +29,8 @@ from infra.database.tables import metadata
 from infra.settings import Settings, SettingsError, variable
 
 CONNECT_SECONDS = 5
+ANSWER_SECONDS = 30.0
+"""A server that says nothing for this long is away, however open the connection to it looks."""
 RECYCLE_SECONDS = 1_800
 """After this long a connection is replaced, so that nothing in between forgets it unsaid."""
 # Any number: all of our processes take the same lock before they migrate.
@@ -67,7 +71,7 @@ def build_engine(settings: Settings) -> AsyncEngine:
         pool_recycle=RECYCLE_SECONDS,
         # Few connections do most of the work, and have its statements prepared.
         pool_use_lifo=True,
-        connect_args=_connect_args(url),
+        connect_args={**_connect_args(url), "async_creator_fn": _Connection.connect},
         json_serializer=lambda value: orjson.dumps(value).decode(),
         json_deserializer=orjson.loads,
         # A statement's parameters are customers' data: they stay out of exceptions' texts.
@@ -75,6 +79,18 @@ def build_engine(settings: Settings) -> AsyncEngine:
     )
     sa.event.listen(engine.sync_engine, "checkout", _replace_if_closed)
     return engine
+
+
+class _Connection(psycopg.AsyncConnection[Any]):
+    """Waits for an answer as long as `ANSWER_SECONDS`: of a connection whose other side vanished unsaid nothing else tells."""
+
+    async def wait(self, *given: Any, **more: Any) -> Any:
+        """See psycopg; every wait for the server goes through here. Raises psycopg.OperationalError when the time is over."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await super().wait(*given, **more)
+        except TimeoutError as error:
+            raise psycopg.OperationalError(f"no answer within {ANSWER_SECONDS:g} s") from error
 
 
 def _replace_if_closed(connection: Any, _record: object, _proxy: object) -> None:

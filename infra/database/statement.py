@@ -76,6 +76,9 @@ class Statements:
             cursor = await driver.execute(statement, given)
             return await cursor.fetchall() if cursor.description else []
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            if isinstance(error.__cause__, TimeoutError):
+                # Whatever made this connection fall silent did so to its neighbours: each of them would cost the same wait.
+                await self._engine.dispose()
             raise Unavailable("postgres", why=type(error).__name__) from error
         finally:
             if driver.closed or driver.info.transaction_status != TransactionStatus.IDLE:

@@ -136,7 +136,8 @@ match_index = sa.Table(
     *_record_key(),
     sa.Column("blocks", ARRAY(sa.Text), nullable=False, comment="HMACs of blocking keys"),
     sa.Column("sealed_features", sa.LargeBinary, nullable=False),
-    sa.Index("match_index_blocks", "blocks", postgresql_using="gin"),
+    # Without a list of what is pending: every look would go through it, and a batch looks hundreds of times.
+    sa.Index("match_index_by_block", "blocks", postgresql_using="gin", postgresql_with={"fastupdate": "off"}),
 )
 
 insights = sa.Table(
@@ -422,7 +423,9 @@ backfills = sa.Table(
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("tenant", sa.Text, sa.ForeignKey("tenants.id", ondelete="CASCADE"), nullable=False, index=True),
     sa.Column("account", sa.Text, sa.ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False),
-    sa.Column("state", sa.Text, nullable=False, comment="planned, queued, running, cancelling, cancelled, done, failed"),
+    sa.Column(
+        "state", sa.Text, nullable=False, comment="planned, queued, running, cancelling, cancelled, done, failed"
+    ),
     sa.Column("objects", JSONB, nullable=False, comment="kinds of records, in their order"),
     sa.Column("planned", JSONB, nullable=False, server_default="{}", comment="records and calls by kind"),
     sa.Column("position", JSONB, nullable=False, server_default="{}", comment="kind -> where its next page begins"),
@@ -448,7 +451,9 @@ key_people = sa.Table(
     sa.Column("tenant", sa.Text, primary_key=True),
     sa.Column("account", sa.Text, primary_key=True),
     sa.Column("person", sa.Text, primary_key=True, comment="contact/ID, lead/ID, or mail:HMAC of an address"),
-    sa.Column("object", sa.Text, primary_key=True, comment="of the record whose key sealed something about that person"),
+    sa.Column(
+        "object", sa.Text, primary_key=True, comment="of the record whose key sealed something about that person"
+    ),
     sa.Column("record_id", sa.Text, primary_key=True),
     sa.Index("key_people_records", "tenant", "account", "object", "record_id"),
 )
@@ -516,4 +521,35 @@ privacy_audit = sa.Table(
     sa.Column("reference", sa.Text, nullable=False, server_default="", comment="the erasure's id"),
     sa.Column("by", sa.Text, nullable=False),
     sa.Column("counts", JSONB, nullable=False, server_default="{}"),
+)
+
+# The gateway's server: virtual keys, and whose the provider's files and batches are.
+
+llm_keys = sa.Table(
+    "llm_keys",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True, comment="the middle part of hgk_ID_SECRET; not secret"),
+    sa.Column("tenant", sa.Text, sa.ForeignKey("tenants.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("name", sa.Text, nullable=False, server_default=""),
+    sa.Column("digest", sa.LargeBinary, nullable=False, unique=True, comment="SHA-256 of id and 256 random bits"),
+    sa.Column("scopes", JSONB, nullable=False, comment="of chat, batch"),
+    sa.Column("models", JSONB, nullable=False, server_default="[]", comment="that it may ask; empty: all"),
+    sa.Column("lane", sa.Text, nullable=False, comment="the best one that it may ask for"),
+    sa.Column("created_by", sa.Text, nullable=False, server_default=""),
+    _now(),
+    sa.Column("expires_at", sa.DateTime(timezone=True)),
+    sa.Column("revoked_at", sa.DateTime(timezone=True)),
+    sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now(), index=True),
+)
+
+llm_provider_objects = sa.Table(
+    "llm_provider_objects",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True, comment="the provider's id of a file or a batch"),
+    sa.Column("kind", sa.Text, nullable=False, comment="file or batch"),
+    sa.Column("tenant", sa.Text, sa.ForeignKey("tenants.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("key_id", sa.Text, nullable=False, comment="of llm_keys"),
+    sa.Column("bytes", sa.BigInteger, nullable=False, server_default="0", comment="of a file that was sent"),
+    _now(),
+    sa.Column("accounted_at", sa.DateTime(timezone=True), comment="of a batch: its results are in llm_usage"),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -36,6 +37,8 @@ _log = telemetry.log("publisher")
 
 BATCH_BYTES = 512 * 1024
 REQUEST_SECONDS = 10.0
+IDLE_SECONDS = 30.0
+"""Whoever asked for the producer this long ago has nothing under way any more."""
 COMPRESSION = "snappy"
 """Payloads are sealed and do not shrink; headers and keys, which repeat within a batch, do, at no CPU that we could measure."""
 Watcher = Callable[[Raw, Cause], None]
@@ -70,6 +73,7 @@ class Publisher:
         self._producer: AIOKafkaProducer | None = None
         self._starting = asyncio.Lock()
         self._stopped = False
+        self._used = 0.0
         self._watchers: list[Watcher] = []
 
     @property
@@ -203,13 +207,29 @@ class Publisher:
         """For readiness: None when a broker answers within `seconds`, else what is wrong."""
         try:
             async with asyncio.timeout(seconds):
-                await (await self.producer()).client.fetch_all_metadata()
+                await (await self._running()).client.fetch_all_metadata()
         except (TimeoutError, KafkaError, OSError, BrokerUnavailable) as error:
+            if isinstance(error, TimeoutError) and time.monotonic() - self._used > IDLE_SECONDS:
+                await self._start_anew()
             return f"kafka does not answer ({type(error).__name__}): check {self._settings.kafka_url}"
         return None
 
+    async def _start_anew(self) -> None:
+        """The client closes a connection over which a publication got no answer, but not one over which it only asked.
+
+        So where the other side vanished unsaid, a process that publishes nothing would never be ready again.
+        """
+        if not any(lane.task for lane in self._lanes.values()):
+            producer, self._producer = self._producer, None
+            if producer is not None:
+                await _close(producer)
+
     async def producer(self) -> AIOKafkaProducer:
         """The running producer, started when there is none."""
+        self._used = time.monotonic()
+        return await self._running()
+
+    async def _running(self) -> AIOKafkaProducer:
         if self._producer is not None:
             return self._producer
         async with self._starting:

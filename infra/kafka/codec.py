@@ -6,12 +6,12 @@ exception, so that one bad message stops no batch. Details of a cause hold no co
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
-from uuid import uuid4
 
 from pydantic import BaseModel, ValidationError
 
@@ -118,7 +118,7 @@ class Codec:
     ) -> Outgoing:
         """The same for a payload that is packed already: the front door's hot path."""
         envelope = Envelope(
-            id=message_id or uuid4().hex,
+            id=message_id or os.urandom(16).hex(),
             type=topic.type,
             source=self._source,
             time=now,

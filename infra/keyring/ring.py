@@ -16,7 +16,7 @@ import hmac
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime, timedelta
 
 from pydantic import SecretStr
@@ -50,12 +50,14 @@ class Keyring:
         *,
         max_cached: int = 50_000,
         cache_seconds: float = 900.0,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`cache_seconds`: how long a key stays in memory at most. Should Postgres be out of reach of one process alone, a key
         that was destroyed meanwhile serves there until then.
         """
         self._store: KeyStore = PostgresKeys(keys) if isinstance(keys, AsyncEngine) else keys
         self._master = MasterKeys(master_keys)
+        self._monotonic = monotonic
         self._max_cached = max_cached
         self._cache_seconds = cache_seconds
         self._by_name: OrderedDict[tuple[str, str], tuple[DataKey, float]] = OrderedDict()
@@ -65,7 +67,7 @@ class Keyring:
         self._ahead: dict[tuple[str, str], float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._root: bytes | None = None
-        self._heard_at = time.monotonic()
+        self._heard_at = self._monotonic()
         self._asked_at = self._heard_at
         self._hearing: asyncio.Task[None] | None = None
 
@@ -113,7 +115,7 @@ class Keyring:
     async def by_id(self, key_ids: Collection[str]) -> dict[str, DataKey]:
         """Keys by id; an absent one was destroyed or has expired. Raises SettingsError when the master key is missing."""
         await self._hear()
-        now = time.monotonic()
+        now = self._monotonic()
         found: dict[str, DataKey] = {}
         missing: list[str] = []
         for key_id in set(key_ids):
@@ -211,7 +213,7 @@ class Keyring:
 
     async def _named(self, scope: str, tenants: dict[str, str]) -> dict[str, DataKey]:
         await self._hear()
-        now = time.monotonic()
+        now = self._monotonic()
         found: dict[str, DataKey] = {}
         missing: list[str] = []
         for name in tenants:
@@ -259,7 +261,7 @@ class Keyring:
     # Hearing of destroyed keys
 
     def _is_deaf(self) -> bool:
-        return time.monotonic() - self._asked_at > HEARD_SECONDS and bool(self._by_id or self._deliveries)
+        return self._monotonic() - self._asked_at > HEARD_SECONDS and bool(self._by_id or self._deliveries)
 
     async def _hear(self) -> None:
         if self._is_deaf():
@@ -273,7 +275,7 @@ class Keyring:
         return self._hearing
 
     async def _look_up(self) -> None:
-        began = time.monotonic()
+        began = self._monotonic()
         try:
             gone = await self._store.forgotten(_LOOK_BACK_SECONDS)
         except Unavailable:
@@ -317,7 +319,7 @@ class Keyring:
         return self._deliveries[tenant, endpoint, hour]
 
     def _make_ahead(self, tenant: str, endpoint: str, hour: int) -> None:
-        now = time.monotonic()
+        now = self._monotonic()
         if self._ahead.get((tenant, endpoint), 0.0) > now:
             return
         self._ahead[tenant, endpoint] = now + _AHEAD_RETRY_SECONDS
@@ -357,11 +359,11 @@ class Keyring:
 
     def _keep(self, scope: str, name: str, key: DataKey) -> DataKey:
         """By its name alone: nobody opens what it sealed, this process neither."""
-        self._by_name[scope, name] = (key, time.monotonic() + self._cache_seconds)
+        self._by_name[scope, name] = (key, self._monotonic() + self._cache_seconds)
         return key
 
     def _remember(self, key: DataKey) -> None:
-        until = time.monotonic() + self._cache_seconds
+        until = self._monotonic() + self._cache_seconds
         self._by_id[key.id] = (key, until)
         self._by_id.move_to_end(key.id)
         caches: Iterable[OrderedDict[str, tuple[DataKey, float]] | OrderedDict[tuple[str, str], tuple[DataKey, float]]]

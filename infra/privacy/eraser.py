@@ -7,22 +7,22 @@ written down first: a runner that lost its place to another destroys nothing tha
     listed       destroyed     those keys, and what the tables hold
     destroyed    relisted      what was under way has ended: the keys that were made meanwhile
     relisted     wiped         those, too; the tables once more; tombstones on the compacted topics
-    wiped        cleared       our own fields on the person's record in the CRM, if it is still there
-    cleared      republished   a trigger for every record that mentioned the person: read again, without
+    wiped        republished   a trigger for every record that mentioned the person: read again, without
     republished  retired       only at once: the keys of raw deliveries seal nothing new
     retired      unreadable    only at once: when all that they sealed is translated, they are destroyed
-    unreadable   done          the person's id is forgotten, the audit entry written
+    unreadable   cleared       our own fields on the person's record in the CRM, if it is still there; last, because a
+                               disconnected account may keep it waiting for long
+    cleared      done          the person's id is forgotten, the audit entry written
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-import orjson
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from infra.accounts import Account
@@ -30,8 +30,9 @@ from infra.crm.client import AccountUnavailable, CrmClient, CrmUnavailable
 from infra.crm.own_fields import OWN_FIELDS
 from infra.database.statement import Statements
 from infra.kafka.codec import Outgoing
-from infra.keyring import Keyring, Undecryptable, key_id_of, open_sealed
-from infra.privacy.people import PURPOSE, People
+from infra.keyring import Keyring
+from infra.privacy.mentions import Mentions
+from infra.privacy.people import People
 from infra.privacy.requests import Erasure, Erasures, Step
 from infra.privacy.wiping import rows_of, wipe
 from infra.telemetry import log
@@ -111,6 +112,7 @@ class Eraser:
         """`settle_seconds`: in which whatever was under way about the person ends, and every process forgets the keys."""
         self.erasures = Erasures(engine)
         self.people = People(engine, keyring)
+        self._mentions = Mentions(engine, keyring, self.people)
         self._engine = engine
         self._statements = Statements(engine)
         self._keyring = keyring
@@ -124,11 +126,11 @@ class Eraser:
             "listed": self._destroy,
             "destroyed": self._relist,
             "relisted": self._wipe,
-            "wiped": self._clear,
-            "cleared": self._republish,
+            "wiped": self._republish,
             "republished": self._retire,
             "retired": self._make_unreadable,
-            "unreadable": self.erasures.finish,
+            "unreadable": self._clear,
+            "cleared": self.erasures.finish,
         }
 
     async def run(self, erasure_id: str) -> Erasure | None:
@@ -139,6 +141,8 @@ class Eraser:
             )
             if not locked.scalar():
                 return await self.erasures.load(erasure_id)
+            # The lock is the session's: a transaction that stays open meanwhile would only be in everybody's way.
+            await connection.commit()
             try:
                 await self._keyring.start()
                 while (
@@ -161,8 +165,8 @@ class Eraser:
     async def plan(self, ref: RecordRef) -> Plan:
         """Count, and change nothing."""
         await self._keyring.start()
-        forms = await self._values(ref)
-        mentioning = await self._mentioning(ref, forms)
+        forms = await self._mentions.values(ref)
+        mentioning = await self._mentions.mentioning(ref, forms)
         by_object: dict[str, int] = {}
         for each in mentioning:
             by_object[each.object] = by_object.get(each.object, 0) + 1
@@ -179,13 +183,13 @@ class Eraser:
 
     async def _list(self, erasure: Erasure) -> bool:
         ref = erasure.ref
-        forms = await self._values(ref)
-        mentioning = await self._mentioning(ref, forms)
+        forms = await self._mentions.values(ref)
+        mentioning = await self._mentions.mentioning(ref, forms)
         await self._bar(erasure, mentioning, forms)
         work = {
             "mentioning": [[each.object, each.id] for each in mentioning],
             # Sealed under a key that is about to go: what later finds need of them is taken along as HMACs alone.
-            "people": [self.people.address_mark(ref.tenant, form) for form in forms if form.startswith("mail:")],
+            "people": self._mentions.marks(ref, forms),
             "analyses": await self._analyses(ref),
             "keys": await self._keyring.record_key_ids([ref, *mentioning]),
         }
@@ -202,7 +206,7 @@ class Eraser:
     async def _relist(self, erasure: Erasure) -> bool:
         # Everything that mentions the person by now, and every key that was made meanwhile.
         ref = erasure.ref
-        mentioning = sorted(set(self._listed(erasure)) | set(await self._by_index(ref, erasure.work["people"])))
+        mentioning = sorted(set(self._listed(erasure)) | set(await self._mentions.marked(ref, erasure.work["people"])))
         work = {
             **erasure.work,
             "mentioning": [[each.object, each.id] for each in mentioning],
@@ -241,6 +245,8 @@ class Eraser:
         client = self._clients.get(account.crm) if account else None
         counts = dict(erasure.counts)
         if account and client and account.tenant == ref.tenant and ref.object in client.own_objects:
+            if account.state == "disconnected":
+                raise _Wait("for the account to be connected again, to empty our own fields there", CRM_RETRY_SECONDS)
             try:
                 await client.write(account, ref.object, {ref.id: dict.fromkeys(OWN_FIELDS, "")})
             except (AccountUnavailable, CrmUnavailable) as error:
@@ -313,41 +319,6 @@ class Eraser:
 
     def _listed(self, erasure: Erasure) -> list[RecordRef]:
         return [RecordRef(erasure.tenant, erasure.account, *each) for each in erasure.work["mentioning"]]
-
-    async def _values(self, ref: RecordRef) -> list[str]:
-        """What the person is called, in normal form; empty when nothing is known or it cannot be read any more."""
-        rows = await self._statements.run(
-            """
-            SELECT sealed_values FROM privacy_identifiers
-            WHERE tenant = %(tenant)s AND account = %(account)s AND object = %(object)s AND record_id = %(id)s
-            """,
-            ref._asdict(),
-        )
-        if not rows:
-            return []
-        sealed = bytes(rows[0][0])
-        try:
-            key = (await self._keyring.by_id([key_id_of(sealed)])).get(key_id_of(sealed))
-            found: list[str] = orjson.loads(open_sealed(key, sealed, purpose=PURPOSE)) if key else []
-        except Undecryptable:
-            return []
-        return found
-
-    async def _mentioning(self, ref: RecordRef, forms: Collection[str]) -> list[RecordRef]:
-        marks = [self.people.address_mark(ref.tenant, form) for form in forms if form.startswith("mail:")]
-        return await self._by_index(ref, marks)
-
-    async def _by_index(self, ref: RecordRef, marks: Collection[str]) -> list[RecordRef]:
-        rows = await self._statements.run(
-            """
-            SELECT DISTINCT tenant, account, object, record_id FROM key_people
-            WHERE tenant = %(tenant)s AND account = %(account)s AND person = ANY(%(people)s::text[])
-              AND (object, record_id) <> (%(object)s, %(id)s)
-            ORDER BY 1, 2, 3, 4
-            """,
-            {**ref._asdict(), "people": [f"{ref.object}/{ref.id}", *marks]},
-        )
-        return [RecordRef(*row) for row in rows]
 
     async def _bar(self, erasure: Erasure, mentioning: Sequence[RecordRef], forms: Sequence[str]) -> None:
         """From here on: no key for the person, no hydration; and no record that mentions the person is published unscrubbed."""

@@ -100,6 +100,10 @@ class People:
                 _KEEP, {**{name: [row[i] for row in new] for i, name in enumerate(names)}, "sealed": sealed}
             )
 
+    def person_mark(self, ref: RecordRef) -> bytes:
+        """A person as it stands in `erased_people`. Needs the keyring started."""
+        return self._keyring.person_mark(ref)
+
     def address_mark(self, tenant: str, form: str) -> str:
         """An e-mail address as it stands in `key_people.person`. Needs the keyring started."""
         digest = self._keyring.fingerprint(tenant, b"person\0" + form.encode())

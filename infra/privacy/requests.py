@@ -18,7 +18,7 @@ from infra.database.statement import Statements
 from schemas.record import RecordRef
 
 Step = Literal[
-    "requested", "listed", "destroyed", "relisted", "wiped", "cleared", "republished", "retired", "unreadable", "done"
+    "requested", "listed", "destroyed", "relisted", "wiped", "republished", "retired", "unreadable", "cleared", "done"
 ]
 STEPS: tuple[Step, ...] = get_args(Step)
 """In their order; see `infra/privacy/eraser.py`."""

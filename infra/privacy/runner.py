@@ -22,6 +22,7 @@ from infra.unavailable import Unavailable, as_unavailable
 from schemas.topics import DELIVERIES
 
 POLL_SECONDS = 2.0
+FAILED_SECONDS = 60.0
 TRANSLATOR_GROUP = "hookline.translator"
 """As `ingress.translator_app` says it; a test holds the two together."""
 
@@ -40,13 +41,26 @@ class Runner:
         while True:
             try:
                 for erasure_id in await self._eraser.erasures.due():
-                    await self._eraser.run(erasure_id)
+                    await self._go_on(erasure_id)
             except Exception as error:
                 away = as_unavailable(error)
                 if away is None:
                     raise
                 _log.warning("erasures_wait", part=away.part)
             await self._sleep(POLL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 -- spreads replicas, guards nothing
+
+    async def _go_on(self, erasure_id: str) -> None:
+        try:
+            await self._eraser.run(erasure_id)
+        except Exception as error:
+            if as_unavailable(error) is not None:
+                raise
+            # One that fails keeps neither the others nor the hydrator from going on, and says so in the list of erasures.
+            _log.error("erasure_failed", erasure=erasure_id, error=type(error).__name__)
+            erasure = await self._eraser.erasures.load(erasure_id)
+            if erasure is not None:
+                why = f"after {type(error).__name__}, a bug of ours or a missing master key: see `erasure_failed` in the hydrator's log"
+                await self._eraser.erasures.wait(erasure, why, FAILED_SECONDS)
 
 
 class TranslatorBacklog:

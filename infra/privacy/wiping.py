@@ -65,7 +65,7 @@ async def wipe(engine: AsyncEngine, person: RecordRef, mentioning: Collection[Re
                     full = table.update().where(these, table.c.payload.is_not(None)).values(payload=sa.null())
                     done += (await connection.execute(full)).rowcount
         if done:
-            counts[table.name] = done
+            counts[str(table.name)] = done
     return counts
 
 
@@ -76,7 +76,7 @@ async def rows_of(engine: AsyncEngine, ref: RecordRef) -> dict[str, int]:
         for table in record_tables():
             query = sa.select(sa.func.count()).select_from(table).where(_these(table, [ref]))
             if found := await connection.scalar(query):
-                counts[table.name] = int(found)
+                counts[str(table.name)] = int(found)
     return counts
 
 
@@ -87,5 +87,5 @@ async def held_on(engine: AsyncEngine, ref: RecordRef) -> dict[str, list[dict[st
         for table in record_tables():
             rows = await connection.execute(table.select().where(_these(table, [ref])))
             if held := [dict(row) for row in rows.mappings()]:
-                found[table.name] = held
+                found[str(table.name)] = held
     return found

@@ -8,7 +8,6 @@ https://console.groq.com/docs/rate-limits (`x-ratelimit-*-requests` speaks of th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,13 +17,12 @@ from groq import AsyncGroq, DefaultAioHttpClient
 
 from infra.settings import Settings, SettingsError
 from llm_gateway.models import advice, facts_of
-from llm_gateway.providers.provider import Completed, Completion, Headroom, Provider, ProviderFailure, QuestionRefused
+from llm_gateway.providers.headers import headroom, seconds
+from llm_gateway.providers.provider import Completed, Completion, Provider, ProviderFailure, QuestionRefused
 from llm_gateway.question import fingerprint
 
 _CONNECT_SECONDS = 5.0
 _CONNECTIONS = 100
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|[dhms])")
-_UNITS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _GONE = frozenset({"model_not_found", "model_decommissioned", "model_terms_required", "model_not_active"})
 _TOO_LONG = frozenset({"context_length_exceeded", "request_too_large"})
 
@@ -32,9 +30,9 @@ _TOO_LONG = frozenset({"context_length_exceeded", "request_too_large"})
 class GroqProvider:
     """See `Provider`."""
 
-    name = "groq"
-
-    def __init__(self, api_key: str, base_url: str | None) -> None:
+    def __init__(self, api_key: str, base_url: str | None, *, name: str = "groq") -> None:
+        """`name`: what another server that speaks the same API is called in limits, accounts and prices."""
+        self.name = name
         self.key = fingerprint(api_key)
         # The package adds /openai/v1 itself; people copy the address with it.
         root = base_url.rstrip("/").removesuffix("/openai/v1") if base_url else None
@@ -87,35 +85,6 @@ class GroqProvider:
     async def close(self) -> None:
         """See `Provider.close`."""
         await self._client.close()
-
-
-def seconds(text: str | None) -> float | None:
-    """Groq's durations (`2m59.56s`, `7.66s`, `120ms`, `1d2h`) and plain seconds; None for anything else."""
-    if not text:
-        return None
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        parts = _DURATION.findall(text)
-    return (
-        sum(float(number) * _UNITS[unit] for number, unit in parts) if parts and _DURATION.sub("", text) == "" else None
-    )
-
-
-def headroom(headers: Mapping[str, str]) -> Headroom:
-    """What the headers say is left."""
-    return Headroom(
-        requests=_whole(headers.get("x-ratelimit-remaining-requests")),
-        tokens=_whole(headers.get("x-ratelimit-remaining-tokens")),
-        requests_reset=seconds(headers.get("x-ratelimit-reset-requests")),
-        tokens_reset=seconds(headers.get("x-ratelimit-reset-tokens")),
-        requests_limit=_whole(headers.get("x-ratelimit-limit-requests")),
-        tokens_limit=_whole(headers.get("x-ratelimit-limit-tokens")),
-    )
-
-
-def _whole(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdecimal() else None
 
 
 def _read(answer: Any, headers: Mapping[str, str], request: Completion) -> Completed:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from typing import Any
 
 from schemas.record import RecordSnapshot
@@ -104,6 +105,7 @@ def number(text: str | None) -> float | None:
         return None
 
 
+@lru_cache(maxsize=4096)
 def moment(text: str | None) -> datetime | None:
     """A date or time as CRMs write them: ISO 8601, or milliseconds since 1970 (HubSpot's older answers); None when it is none."""
     if not text:

@@ -133,4 +133,4 @@ def talks_to_machine(text: str) -> bool:
     """Whether one reading of a text gives orders to a program."""
     low = " ".join(text.lower().split())
     present = {piece for piece in _ANY_PIECE if piece in low}
-    return any(rule.pattern.search(text) for rule in _RULES if not present.isdisjoint(rule.pieces))
+    return bool(present) and any(rule.pattern.search(text) for rule in _RULES if not present.isdisjoint(rule.pieces))

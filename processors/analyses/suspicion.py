@@ -167,6 +167,7 @@ def addresses_machine(text: str) -> bool:
     return hides_text(text) or any(talks_to_machine(reading) for reading in readings(text))
 
 
+@lru_cache(maxsize=8192)
 def presentable(concept: str, value: str) -> bool:
     """Whether a value may be cited and stand inside a sentence of ours: short, one line, no address out of place, no order."""
     plain = folded(value)

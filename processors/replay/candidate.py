@@ -100,7 +100,16 @@ class Reprompted:
     def _asking(self, ask: Ask) -> Ask:
         def reworded(prompt: Prompt[T], /) -> Awaitable[Answer[T]]:
             self.replaced_system = prompt.system
-            return ask(self._file.prompt(prompt.answer, {SLOT: prompt.facts}, facts=prompt.facts, rules=prompt.rules))
+            return ask(
+                self._file.prompt(
+                    prompt.answer,
+                    {SLOT: prompt.facts},
+                    facts=prompt.facts,
+                    rules=prompt.rules,
+                    judge=prompt.judge,
+                    language=prompt.language,
+                )
+            )
 
         return reworded
 

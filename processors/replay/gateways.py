@@ -41,7 +41,7 @@ class Gateways:
             )
         async with self._opening:
             if model not in self._open:
-                made = self._build(self._settings.model_copy(update={"model": model} if model else {}))
+                made = self._build(self._settings.model_copy(update=_pinned(model) if model else {}))
                 await made.start()
                 self._open[model] = made
             return self._open[model]
@@ -56,3 +56,8 @@ class Gateways:
             for gateway in self._open.values():
                 await gateway.stop()
             self._open.clear()
+
+
+def _pinned(model: str) -> dict[str, object]:
+    """This model and no other: what is tried or promoted is what answers."""
+    return {"model": model, "model_cheap": "", "routes": None}

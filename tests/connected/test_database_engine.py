@@ -8,8 +8,10 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
+from infra.database import engine as module
 from infra.database.engine import build_engine
 from infra.database.statement import Statements
+from infra.unavailable import Unavailable, as_unavailable
 
 pytestmark = pytest.mark.connected
 
@@ -70,3 +72,16 @@ async def test_a_statement_that_is_cut_short_leaves_no_answer_to_the_next(engine
         async with asyncio.timeout(0.05):
             await statements.run("select pg_sleep(30)", {})
     assert await statements.run("select %(number)s::int", {"number": 8}) == [(8,)]
+
+
+async def test_a_server_that_says_nothing_is_away_and_never_waited_for_for_ever(engine, monkeypatch):
+    """INVARIANT: a connection whose other side vanished unsaid costs its time limit. If it breaks, a role hangs with all it holds."""
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.2)
+    with pytest.raises(Unavailable, match="postgres"):
+        await Statements(engine).run("select pg_sleep(30)", {})
+    with pytest.raises(sa.exc.OperationalError) as caught:
+        async with engine.connect() as connection:
+            await connection.execute(sa.text("select pg_sleep(30)"))
+    assert as_unavailable(caught.value).part == "postgres"
+    monkeypatch.undo()
+    assert await Statements(engine).run("select 1", {}) == [(1,)]

@@ -124,14 +124,14 @@ async def test_a_block_that_everybody_shares_costs_no_more_than_another(world, m
     compared = 0
     from processors import match_store
 
-    real = match_store.compare
+    real = match_store.likely
 
     def counting(a, b):
         nonlocal compared
         compared += 1
         return real(a, b)
 
-    monkeypatch.setattr(match_store, "compare", counting)
+    monkeypatch.setattr(match_store, "likely", counting)
     found = await store.candidates(crowd[:1])
     assert compared <= PER_RECORD
     assert all(len(matches) <= MOST_MATCHES for matches in found.values())

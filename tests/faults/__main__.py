@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.faults import kafka_faults, kills, messages, network, others, report, stores
+from tests.faults import kafka_faults, kills, messages, network, others, replays, report, stores
 from tests.faults.campaign import Pace, Round, run_all
 from tests.faults.fault import Fault
 from tests.faults.stand import open_stand
@@ -27,6 +27,7 @@ FAULTS: dict[str, type[Fault]] = {
     **others.FAULTS,
     **network.FAULTS,
     **messages.FAULTS,
+    **replays.FAULTS,
 }
 
 

@@ -82,7 +82,7 @@ async def run_round(
     began = time.monotonic()
     start = _now()
     await stand.crm.acall("load_start", accounts=stand.accounts, rate=pace.rate)
-    await asyncio.sleep(pace.before + stand.chance.uniform(0, 1.5))
+    await asyncio.sleep(pace.before * stand.chance.uniform(1.0, 1.2))
     injected = _now()
     try:
         await fault.inject(stand)
@@ -126,8 +126,8 @@ async def _run_without(stand: Stand, judge: Judge, each: Unprotected, seed: int,
         told.error = traceback.format_exc(limit=6)
         tell(_line(told))
     finally:
-        await stand.roles.without({})
-        stand.lead_receivers()
+        with contextlib.suppress(RuntimeError):
+            await stand.roles.without({})
     return told
 
 

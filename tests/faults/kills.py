@@ -15,6 +15,8 @@ from tests.faults.roles import KINDS, Member
 from tests.faults.stand import Stand
 
 KILLS = 2
+SLOW_SECONDS = 0.25
+"""Each way."""
 
 
 class Kill(Fault):
@@ -67,6 +69,41 @@ def _kills() -> dict[str, type[Fault]]:
                 "replicas": {kind: replicas} if replicas > 1 else {},
             }
             found[name] = type(name, (Kill,), more)
+    return found
+
+
+class KillWhileSlow(Kill):
+    """The same while every answer of a server is long under way, so that it dies in the middle of something."""
+
+    wire: ClassVar[str]
+    short, long = 4.0, 8.0
+
+    async def inject(self, stand: Stand) -> None:
+        stand.wires.delay(self.wire, SLOW_SECONDS)
+        await asyncio.sleep(4 * SLOW_SECONDS * stand.chance.uniform(1.0, 2.0))
+        await super().inject(stand)
+
+    async def recover(self, stand: Stand) -> None:
+        stand.wires.delay(self.wire, 0.0)
+        await super().recover(stand)
+
+
+def _slow_kills() -> dict[str, type[Fault]]:
+    found: dict[str, type[Fault]] = {}
+    for kind, wire, server in (
+        ("hydrator", "crm", "CRM"),
+        ("analyst", "model", "model"),
+        ("sink-crm", "crm", "CRM"),
+        ("sink-postgres", "postgres", "PostgreSQL"),
+    ):
+        name = f"kill-{kind}-busy"
+        more = {
+            "name": name,
+            "said": f"SIGKILL of the {kind} while every answer of the {server} takes {2 * SLOW_SECONDS * 1000:.0f} ms longer",
+            "kind": kind,
+            "wire": wire,
+        }
+        found[name] = type(name, (KillWhileSlow,), more)
     return found
 
 
@@ -128,6 +165,21 @@ class Hang(Fault):
         return f"pid {self._member.pid} was stopped (state T), longer than a session of 10 s"
 
 
+class HangWhileSlow(Hang):
+    """The same in the middle of a read, which it then publishes long after others have read anew."""
+
+    wire: ClassVar[str]
+
+    async def inject(self, stand: Stand) -> None:
+        stand.wires.delay(self.wire, SLOW_SECONDS)
+        await asyncio.sleep(4 * SLOW_SECONDS * stand.chance.uniform(1.0, 2.0))
+        await super().inject(stand)
+
+    async def recover(self, stand: Stand) -> None:
+        stand.wires.delay(self.wire, 0.0)
+        await super().recover(stand)
+
+
 def _state(pid: int) -> str:
     """As the system calls it: `T` is stopped."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -135,16 +187,25 @@ def _state(pid: int) -> str:
 
 def _hangs() -> dict[str, type[Fault]]:
     found: dict[str, type[Fault]] = {}
-    for kind in ("hydrator", "analyst", "sink-postgres", "sink-crm"):
-        name = f"hang-{kind}"
+    for kind, wire in (
+        ("hydrator", ""),
+        ("hydrator", "crm"),
+        ("analyst", ""),
+        ("sink-postgres", ""),
+        ("sink-crm", ""),
+        ("sink-crm", "crm"),
+    ):
+        name = f"hang-{kind}{'-busy' if wire else ''}"
         more = {
             "name": name,
-            "said": f"one of two replicas of the {kind} hangs for longer than its session and then goes on",
+            "said": f"one of two replicas of the {kind} hangs for longer than its session and then goes on"
+            + (", while the CRM is slow" if wire else ""),
             "kind": kind,
+            "wire": wire,
             "replicas": {kind: 2},
         }
-        found[name] = type(name, (Hang,), more)
+        found[name] = type(name, (HangWhileSlow if wire else Hang,), more)
     return found
 
 
-FAULTS: dict[str, type[Fault]] = {**_kills(), RollingRestart.name: RollingRestart, **_hangs()}
+FAULTS: dict[str, type[Fault]] = {**_kills(), **_slow_kills(), RollingRestart.name: RollingRestart, **_hangs()}

@@ -14,10 +14,11 @@ import secrets
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -188,8 +189,15 @@ class Stand:
 
 
 @contextlib.contextmanager
-def open_stand(folder: Path, *, seed: int, nodes: int = 3, portal_size: int = 2_000) -> Iterator[Stand]:
-    """Everything up but the roles: `await set_up(stand)` and `stand.scale()` come next."""
+def open_stand(
+    folder: Path,
+    *,
+    seed: int,
+    nodes: int = 3,
+    portal_size: int = 2_000,
+    settings: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Stand]:
+    """Everything up but the roles: `stand.scale()` comes next. `settings`: of the roles, instead of those in `SETTINGS`."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)  # as root the servers run as somebody else, who must get in
     ports = Ports(folder / "ports.json")
@@ -203,10 +211,10 @@ def open_stand(folder: Path, *, seed: int, nodes: int = 3, portal_size: int = 2_
         model = Model(folder, ports.choose("model"))
         life.callback(model.stop)
         model.start()
-        environment = _environment(addresses, wires, crm, model, nodes)
+        environment = {**_environment(addresses, wires, crm, model, nodes), **settings}
         roles = Roles(folder, environment, ports)
         life.callback(roles.stop)
-        settings = Settings(
+        own = Settings(
             environment="development",
             kafka_url=addresses.kafka_url,
             kafka_replication=min(3, nodes),
@@ -217,9 +225,7 @@ def open_stand(folder: Path, *, seed: int, nodes: int = 3, portal_size: int = 2_
             public_url=environment["HOOKLINE_PUBLIC_URL"],
             _env_file=None,
         )
-        stand = Stand(
-            folder, nodes, stack, addresses, wires, crm, model, roles, settings, environment, random.Random(seed)
-        )
+        stand = Stand(folder, nodes, stack, addresses, wires, crm, model, roles, own, environment, random.Random(seed))
         stand.door = environment["HOOKLINE_PUBLIC_URL"]
         asyncio.run(_set_up(stand, portal_size))
         # Its connections belong to the loop that is over.

@@ -57,7 +57,7 @@ class ConnectionsCut(Fault):
 
     name = "postgres-cut"
     said = f"connections are cut mid-transaction (pg_terminate_backend) every {CUT_EVERY:g} s"
-    short, long = 4.0, 10.0
+    short, long = 2.5, 10.0
 
     def __init__(self) -> None:
         self._cut = 0

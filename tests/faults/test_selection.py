@@ -14,14 +14,15 @@ from tests.faults.stand import Stand, open_stand
 
 pytestmark = [pytest.mark.connected, pytest.mark.timeout(300)]
 
-SELECTION = ("kill-receiver", "postgres-cut", "redis-emptied", "model-garbage")
-PACE = Pace(rate=30.0, before=0.5, after=0.5, long=False, patience=90.0, hurry=True)
+SELECTION = ("kill-receiver", "postgres-cut", "redis-emptied")
+PACE = Pace(rate=30.0, before=1.0, after=0.5, long=False, patience=90.0, hurry=True)
+SETTINGS = {"HOOKLINE_COALESCE_WINDOW_SECONDS": "0.3"}
 SEED = 1
 
 
 def test_nothing_lost_nothing_twice_nothing_backwards(tmp_path: Path):
     """INVARIANT: what the door has acknowledged reaches its record once, in order, whatever dies meanwhile."""
-    with open_stand(tmp_path / "stand", seed=SEED, nodes=1, portal_size=300) as stand:
+    with open_stand(tmp_path / "stand", seed=SEED, nodes=1, portal_size=300, settings=SETTINGS) as stand:
         asyncio.run(_rounds(stand))
 
 

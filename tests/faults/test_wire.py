@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import socket
+import socketserver
 import struct
 import threading
 import time
@@ -14,64 +15,46 @@ import pytest
 from tests.faults.wire import KafkaAddresses, Wires
 
 
+class Again(socketserver.BaseRequestHandler):
+    """Says everything again."""
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := self.request.recv(100):
+                self.request.sendall(data)
+
+
+class Echo(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+
+
 @pytest.fixture
 def echo() -> Iterator[int]:
-    """A server that says everything again."""
-    ready = threading.Event()
-    loop = asyncio.new_event_loop()
-    ports: list[int] = []
-    servers: list[asyncio.Server] = []
-    transports: list[asyncio.Transport] = []
-
-    class Again(asyncio.Protocol):
-        def connection_made(self, transport) -> None:
-            self.transport = transport
-            transports.append(transport)
-
-        def data_received(self, data: bytes) -> None:
-            self.transport.write(data)
-
-    async def close() -> None:
-        servers[0].close()
-        for transport in transports:
-            transport.abort()
-        await asyncio.sleep(0.01)  # they close in the loop's next turns
-
-    async def serve() -> None:
-        server = await loop.create_server(Again, "127.0.0.1", 0)
-        servers.append(server)
-        ports.append(server.sockets[0].getsockname()[1])
-        ready.set()
-
-    thread = threading.Thread(target=lambda: (loop.run_until_complete(serve()), loop.run_forever()), daemon=True)
-    thread.start()
-    ready.wait()
-    yield ports[0]
-    asyncio.run_coroutine_threadsafe(close(), loop).result()
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+    """The port of a server that says everything again."""
+    with Echo(("127.0.0.1", 0), Again) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
 
 
-def said(port: int, timeout: float = 2.0) -> socket.socket:
+@contextlib.contextmanager
+def said(port: int, timeout: float = 2.0) -> Iterator[socket.socket]:
     """A connection that has been used once."""
-    found = socket.create_connection(("127.0.0.1", port), timeout=timeout)
-    try:
+    with socket.create_connection(("127.0.0.1", port), timeout=timeout) as found:
         found.sendall(b"hello")
         assert found.recv(100) == b"hello"
-    except BaseException:
-        found.close()
-        raise
-    return found
+        yield found
 
 
 def test_without_a_fault_bytes_pass_and_new_connections_lead_anew(echo):
     with Wires() as wires:
         port = wires.add("server", ("127.0.0.1", 9), ("127.0.0.1", echo))
-        said(port).close()
-        wires.lead("server", ("127.0.0.1", echo))
-        said(port).close()
-        assert wires.struck("") == {}
+        with said(port):
+            wires.lead("server", ("127.0.0.1", echo))
+        with said(port):
+            assert wires.struck("") == {}
 
 
 def test_latency_counts_what_it_holds(echo):
@@ -79,39 +62,39 @@ def test_latency_counts_what_it_holds(echo):
         port = wires.add("server", ("127.0.0.1", echo))
         wires.delay("server", 0.05)
         began = time.monotonic()
-        said(port).close()
-        assert time.monotonic() - began >= 0.1
+        with said(port):
+            assert time.monotonic() - began >= 0.1
         assert wires.struck("server")["chunks held"] == 2
 
 
 def test_a_cut_connection_is_reset_and_a_refused_one_never_opens(echo):
     with Wires() as wires:
         port = wires.add("server", ("127.0.0.1", echo))
-        open_one = said(port)
-        wires.refuse("server", refused=True)
-        with pytest.raises(ConnectionResetError):
-            open_one.recv(100)
+        with said(port) as open_one:
+            wires.refuse("server", refused=True)
+            with pytest.raises(ConnectionResetError):
+                open_one.recv(100)
         # Reset before, or after, the first word.
-        with pytest.raises((ConnectionError, AssertionError)):
-            said(port)
+        with pytest.raises((ConnectionError, AssertionError)), said(port):
+            pass
         struck = wires.struck("server")
         assert (struck["connections reset"], struck["connections refused"]) == (1, 1)
         wires.refuse("server", refused=False)
-        said(port).close()
-        open_one.close()
+        with said(port):
+            pass
 
 
 def test_a_half_open_connection_hears_nothing_and_a_new_one_works(echo):
     with Wires() as wires:
         port = wires.add("server", ("127.0.0.1", echo))
-        left = said(port, timeout=0.2)
-        assert wires.half_open("server") == 1
-        left.sendall(b"anybody?")
-        with pytest.raises(TimeoutError):
-            left.recv(100)
-        said(port).close()
-        assert wires.struck("server")["bytes unanswered"] == len(b"anybody?")
-        left.close()
+        with said(port, timeout=0.2) as left:
+            assert wires.half_open("server") == 1
+            left.sendall(b"anybody?")
+            with pytest.raises(TimeoutError):
+                left.recv(100)
+            with said(port):
+                pass
+            assert wires.struck("server")["bytes unanswered"] == len(b"anybody?")
 
 
 def test_kafkas_addresses_lead_through_the_wires_whatever_the_chunks():

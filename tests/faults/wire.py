@@ -110,8 +110,11 @@ class _End(asyncio.Protocol):
         self.wire.ends.discard(self)
 
     def reset(self) -> None:
-        """Close with RST, as a router or a dying process does."""
+        """Close with RST, as a router does."""
         if self.transport is not None:
+            sock = self.transport.get_extra_info("socket")
+            if sock is not None and not self.transport.is_closing():
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.transport.abort()
 
 
@@ -208,7 +211,7 @@ class _Front(_End):
         super().connection_made(transport)
         if self.wire.refused:
             self.wire.struck["connections refused"] += 1
-            transport.abort()
+            self.reset()
             return
         self.wire.connect(self)
 

@@ -12,7 +12,6 @@ from tests.faults.fault import Fault
 from tests.faults.kafka_faults import AllBrokersAway
 from tests.faults.kills import FAULTS as KILLS
 from tests.faults.messages import BadRelease
-from tests.faults.network import Resets
 from tests.faults.others import FAULTS as OTHERS
 
 
@@ -34,7 +33,7 @@ UNPROTECTED = (
         "commit-first",
         "offsets are committed before their messages are handled",
         {"hydrator": "commit-first"},
-        KILLS["kill-hydrator"],
+        KILLS["kill-hydrator-busy"],
     ),
     Unprotected(
         "answer-first",
@@ -53,15 +52,20 @@ UNPROTECTED = (
         "no-version-check",
         "the Postgres sink writes whatever comes",
         {"sink-postgres": "no-version-check"},
-        KILLS["kill-sink-postgres"],
+        KILLS["kill-sink-postgres-busy"],
     ),
     Unprotected(
         "no-fence",
         "nobody looks whether another has read the record meanwhile",
         {"hydrator": "no-fence", "analyst": "no-fence"},
-        KILLS["hang-hydrator"],
+        KILLS["hang-hydrator-busy"],
     ),
-    Unprotected("no-pending", "the CRM sink does not note that a write has begun", {"sink-crm": "no-pending"}, Resets),
+    Unprotected(
+        "no-pending",
+        "the CRM sink does not note that a write has begun",
+        {"sink-crm": "no-pending"},
+        KILLS["kill-sink-crm-busy"],
+    ),
     Unprotected(
         "drop-when-away",
         "a batch whose part is away is not tried again",

@@ -22,12 +22,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from console import dead_letters
 from console.reading import partitions_of, read, reader
 from infra.accounts import Account, Endpoint, Registry
+from infra.crm.limits_gate import KEY
 from infra.crm.vendors import connect
 from infra.database.engine import build_engine
 from infra.database.tables import refusals
 from infra.kafka.codec import Codec, Received
 from infra.keyring import Keyring
 from infra.local.sandbox.reconciliation import Reconciliation
+from infra.redis import build_redis
 from schemas.dead_letter import DeadLetter
 from schemas.topics import INSIGHTS, RECORDS, Topic
 from tests.journeys.house import House, until
@@ -107,6 +109,11 @@ class Place:
                 sa.text("UPDATE set_aside SET due_at = now() WHERE tenant = :tenant AND due_at > now()"),
                 {"tenant": self.tenant},
             )
+
+    async def new_day(self) -> None:
+        """A day later: what a CRM said of its daily quota is believed no more."""
+        async with build_redis(self.house.settings) as redis:
+            await redis.delete(f"{KEY}{self.portal}", f"{KEY}{self.org}")
 
     def insight(self, crm: str, object_: str, record: str) -> dict[str, str]:
         """Our fields on the CRM's record, named the same for both CRMs."""

@@ -74,6 +74,7 @@ async def test_others_are_served_while_one_waits_and_it_gets_all_of_its_own_in_t
         await noisy.reconnect()
     else:
         noisy.controls.set_limits(noisy.portal, daily=None)
+        await noisy.new_day()
 
     async def through() -> bool:
         await noisy.hurry()

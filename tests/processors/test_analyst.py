@@ -415,6 +415,13 @@ async def test_who_edited_bears_the_quota_or_else_the_owner(stage):
     assert stage.gateway.callers[-1].lane == "bulk"
 
 
+async def test_what_came_on_the_bulk_lane_asks_on_the_bulk_lane_unless_somebody_edited_it_live_as_well(stage):
+    await stage.see(snapshot(ref("8"), lane="bulk"))
+    assert {caller.lane for caller in stage.gateway.callers} == {"bulk"}
+    await stage.see(snapshot(ref("9"), lane="live"), snapshot(ref("9"), 1, lane="bulk"))
+    assert stage.gateway.callers[-1].lane == "live"
+
+
 async def test_the_cache_is_sealed_with_the_records_key(stage):
     await stage.see(snapshot())
     assert stage.gateway.callers[0].key == (await keys([ref()]))[ref()]

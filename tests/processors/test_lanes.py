@@ -34,3 +34,11 @@ async def test_a_change_on_the_bulk_lane_that_the_live_lane_has_covered_publishe
     stage.hubspot.save(ref(), read(2, jobtitle="CEO"))
     await stage.see(change(when=2))
     assert await stage.see(change(when=1), topic=CHANGES_BULK) == []
+
+
+@pytest.mark.parametrize(("topic", "lane"), [(CHANGES, "live"), (CHANGES_BULK, "bulk")])
+async def test_a_snapshot_says_on_which_lane_its_changes_came(topic, lane):
+    stage = Stage()
+    stage.hubspot.save(ref(), read(1, jobtitle="CFO"))
+    (made,) = await stage.see(change(when=1), topic=topic)
+    assert made.lane == lane

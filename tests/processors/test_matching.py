@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bench import duplicates
 from infra.crm.concepts import MAPS
-from processors.matching import EVIDENCE, THRESHOLD, Features, blocking_keys, compare, features
+from processors.matching import EVIDENCE, THRESHOLD, Features, _lost, blocking_keys, compare, features, likely
 from schemas.record import RecordSnapshot
 
 AT = datetime(2026, 11, 1, tzinfo=UTC)
@@ -147,3 +151,28 @@ def test_the_halves_share_no_cluster():
     assert not {row["cluster"] for row in duplicates.rows_of("fitting")} & {
         row["cluster"] for row in duplicates.rows_of("reported")
     }
+
+
+def test_giving_up_early_changes_no_judgement():
+    """INVARIANT: `likely` is `compare` with the hopeless cases left out. If it fails, people miss duplicates for speed's sake."""
+    known = [found for row in duplicates.rows_of("fitting")[:120] if (found := features(duplicates.snapshot_of(row)))]
+    companies = [
+        Features("company", company=name, domain=domain, city=city)
+        for name in ("nordwind", "nordwind logistik", "sudwind")
+        for domain in ("nordwind.de", "nordwind.com", "")
+        for city in ("hamburg", "hamborg", "")
+    ]
+    judged = 0
+    for a, b in [*itertools.combinations(known, 2), *itertools.product(companies, repeat=2)]:
+        whole = compare(a, b)
+        expected = whole if whole[0] >= THRESHOLD else None
+        assert likely(a, b) == expected
+        judged += expected is not None
+    assert judged > 20
+    assert likely(Features("contact", email="a@b.se"), Features("lead", email="a@b.se")) is None
+
+
+@given(st.text("abcde", max_size=12), st.text("abcde", max_size=12))
+def test_lost_letters_are_those_that_one_has_and_the_other_lacks(a: str, b: str):
+    left, right = Counter(a), Counter(b)
+    assert _lost(a, b) == max((left - right).total(), (right - left).total())

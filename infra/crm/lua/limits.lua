@@ -14,8 +14,13 @@ local H, TURNS, LINE, FRESH = P, P .. ':turns', P .. ':line', P .. ':fresh'
 local BURST = 0.25
 -- Bulk work leaves this part of the window to live work that was seen within the last one.
 local LIVE_PART = 0.2
--- What the vendor last said of the day is believed for so long; then one call finds out.
-local BELIEVED_MS = 1800000
+-- That only the share of others is left of the day is believed for so long, then calls find out how it stands; that nothing
+-- is left, for a shorter time, for then a call costs nothing.
+local BELIEVED_MS, SPENT_MS = 300000, 10000
+-- Whose records are set aside for a spent day need not ask sooner.
+local RETRY_MS = 1800000
+-- A limit of which the vendor has not spoken for so long is no longer known.
+local KNOWN_MS = 600000
 -- Who did not come back in time has left the line.
 local LATE_MS = 500
 
@@ -24,13 +29,15 @@ local function kept()
 end
 
 if ARGV[1] == 'leave' then
-  -- account, window, limit ('' unknown), left (''), day limit (''), day used (''), hold ms, turns...
+  -- account, window, limit ('' unknown), left (''), day limit (''), day used (''), hold ms, limit until told, window until
+  -- told, turns...
   local f = redis.call('HMGET', H, 'window', 'limit')
-  local window = tonumber(ARGV[3]) or num(f[1])
-  local limit = tonumber(ARGV[4]) or num(f[2])
+  if ARGV[4] ~= '' then redis.call('HSET', H, 'ha', now) end
+  local window = tonumber(ARGV[3]) or tonumber(f[1]) or num(ARGV[10])
+  local limit = tonumber(ARGV[4]) or tonumber(f[2]) or num(ARGV[9])
   if ARGV[3] ~= '' then redis.call('HSET', H, 'window', ARGV[3]) end
   if ARGV[4] ~= '' then redis.call('HSET', H, 'limit', ARGV[4]) end
-  for i = 9, #ARGV do
+  for i = 11, #ARGV do
     if limit > 0 and window > 0 then redis.call('ZADD', TURNS, now + window, ARGV[i]) else redis.call('ZREM', TURNS, ARGV[i]) end
   end
   if ARGV[5] ~= '' and limit > 0 then
@@ -52,7 +59,11 @@ end
 -- enter: account, process, lane (0 live, 1 bulk), wanted, waited ms, limit until told, window until told, lease ms,
 -- free share live, free share bulk, calls a day of our own (0: no limit), first turn's number
 local me, bulk, wanted = ARGV[3] .. ':' .. ARGV[4], ARGV[4] == '1', num(ARGV[5])
-local f = redis.call('HMGET', H, 'limit', 'window', 'hold', 'dl', 'du', 'da', 'day', 'own', 'lb', 'la', 'others', 'others_until', 'live')
+local f = redis.call('HMGET', H, 'limit', 'window', 'hold', 'dl', 'du', 'da', 'day', 'own', 'lb', 'la', 'others', 'others_until', 'live', 'ha')
+if f[14] and now - num(f[14]) > KNOWN_MS then
+  redis.call('HDEL', H, 'limit', 'window', 'ha')
+  f[1], f[2] = false, false
+end
 local limit = tonumber(f[1]) or num(ARGV[7])
 local window = tonumber(f[2]) or num(ARGV[8])
 local own = num(f[7]) == today and num(f[8]) or 0
@@ -69,13 +80,13 @@ local budget = num(f[4])
 if budget > 0 then
   local room = math.floor(budget * (1 - share)) - used
   if room < 1 then
-    local left = BELIEVED_MS - (now - num(f[6]))
-    if left > 0 then return spent(budget, used, left) end
-    -- Old news: one call asks how things stand, and the others wait for what it hears.
-    redis.call('HSET', H, 'da', now)
-    room = 1
+    if now - num(f[6]) < (used >= budget and SPENT_MS or BELIEVED_MS) then return spent(budget, used, RETRY_MS) end
+    -- Old news: it is forgotten, and the answers to these calls tell it anew.
+    redis.call('HDEL', H, 'dl', 'du', 'da')
+    budget = 0
+  else
+    wanted = math.min(wanted, room)
   end
-  wanted = math.min(wanted, room)
 end
 local allowed = num(ARGV[12])
 if allowed > 0 then

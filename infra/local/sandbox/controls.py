@@ -14,11 +14,13 @@ from typing import Any
 from infra.local.sandbox.activities import associate, log_hubspot, touch_subjects
 from infra.local.sandbox.identifiers import iso, now_ms, salesforce_id, salesforce_time
 from infra.local.sandbox.kinds import ControlError, kind_name
-from infra.local.sandbox.limits import Fault
+from infra.local.sandbox.limits import Fault, Tally
 from infra.local.sandbox.registry import Registry
 from infra.local.sandbox.state import Actor
 
 __all__ = ["ControlError", "Controls"]
+
+_LIMITS = ("per_ten_seconds", "window_ms", "search_per_second", "daily", "used_today")
 
 
 class Controls(Registry):
@@ -27,13 +29,27 @@ class Controls(Registry):
     # ---------------------------------------------------------------- limits, faults, deliveries
 
     def set_limits(self, account: str, **limits: int | None) -> dict[str, Any]:
-        """`per_ten_seconds`, `search_per_second`, `daily`, `used_today`; null: unlimited."""
+        """`per_ten_seconds`, `window_ms` (instead of ten seconds), `search_per_second`, `daily`, `used_today`; null: unlimited."""
         known = self._account(account).limits
         for name, value in limits.items():
-            if name not in {"per_ten_seconds", "search_per_second", "daily", "used_today"}:
-                raise ControlError(f"no limit {name!r}: use per_ten_seconds, search_per_second, daily or used_today")
+            if name not in _LIMITS:
+                raise ControlError(f"no limit {name!r}: use {', '.join(_LIMITS)}")
             setattr(known, name, value)
-        return {name: getattr(known, name) for name in ("per_ten_seconds", "search_per_second", "daily", "used_today")}
+        return {name: getattr(known, name) for name in _LIMITS}
+
+    def tally(self, account: str, *, restart: bool = False) -> dict[str, Any]:
+        """Calls, rows and refusals of an account since the last `restart`; beginning anew with `restart`."""
+        limits = self._account(account).limits
+        counted = limits.tally
+        found = {
+            "calls": dict(counted.calls),
+            "rows": dict(counted.rows),
+            "refused": list(counted.refused),
+            "at": list(counted.at),
+        }
+        if restart:
+            limits.tally = Tally()
+        return found
 
     def plant_fault(
         self, account: str, operation: str, kind: str, count: int = 1, *, ms: int = 0, rows: int = 1

@@ -6,6 +6,7 @@ Law: answers in HubSpot's shapes alone (OpenAPI documents of hubspot-api-client 
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 from infra.local.sandbox.activities import touch_subjects
@@ -24,9 +25,11 @@ from infra.local.sandbox.hubspot_oauth import HubSpotOAuth
 from infra.local.sandbox.hubspot_properties import HubSpotProperties
 from infra.local.sandbox.hubspot_search import HubSpotSearch
 from infra.local.sandbox.hubspot_values import accept, by_property, show
-from infra.local.sandbox.limits import WINDOW_S, Fault, Faults
+from infra.local.sandbox.limits import Fault, Faults
 from infra.local.sandbox.state import Account, Record, World
 from infra.local.sandbox.web import BadJsonError, Request, Response, Router, answer
+
+_NUMBER = re.compile(r"(?<=/)\d+(?=/|$)")
 
 
 class HubSpotApi:
@@ -85,12 +88,15 @@ class HubSpotApi:
         operation, handler, parameters = found
         limits = account.limits
         if limits.daily is not None and limits.used_today >= limits.daily:
+            limits.tally.refuse()
             return self._limited(rate_limited("DAILY").response(), account, 0)
         left = limits.take(token.app_id)
         if left == -1:
+            limits.tally.refuse()
             return self._limited(rate_limited("TEN_SECONDLY_ROLLING").response(), account, 0)
         if operation == "objects.search" and not account.limits.take_search():
             return self._limited(rate_limited("SECONDLY").response(), account, left)
+        limits.tally.count(f"{operation} {_NUMBER.sub('{id}', request.path)}", _inputs(request))
         fault = self.faults.take(account.key, operation)
         if fault is not None and fault.kind != "207":
             planted = await self._meet(fault)
@@ -122,7 +128,7 @@ class HubSpotApi:
             response.headers += [
                 (b"x-hubspot-ratelimit-max", str(limits.per_ten_seconds).encode()),
                 (b"x-hubspot-ratelimit-remaining", str(left or 0).encode()),
-                (b"x-hubspot-ratelimit-interval-milliseconds", str(int(WINDOW_S * 1000)).encode()),
+                (b"x-hubspot-ratelimit-interval-milliseconds", str(limits.window_ms).encode()),
             ]
         if limits.daily is not None:
             response.headers += [
@@ -260,3 +266,11 @@ class HubSpotApi:
             }
             people.append({**owner, **times, "archived": False, "teams": []})
         return answer({"results": people})
+
+
+def _inputs(request: Request) -> int:
+    """Rows of a batch call."""
+    if "/batch/" not in request.path:
+        return 1
+    rows = request.json().get("inputs")
+    return len(rows) if isinstance(rows, list) else 0

@@ -6,7 +6,7 @@ Law: counts and decides; the vendors' error shapes are not known here.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -16,11 +16,37 @@ WINDOW_S = 10.0
 
 
 @dataclass(slots=True)
+class Tally:
+    """What was asked since it was last set to nothing; for benchmarks."""
+
+    calls: Counter[str] = field(default_factory=Counter)
+    """By operation, refused ones apart."""
+    rows: Counter[str] = field(default_factory=Counter)
+    """Inputs of batch calls, by operation."""
+    refused: list[int] = field(default_factory=list)
+    """When calls were refused as too many (epoch ms)."""
+    at: list[int] = field(default_factory=list)
+    """When `calls` came (epoch ms)."""
+
+    def count(self, operation: str, rows: int) -> None:
+        """One call that was let in, with so many inputs."""
+        self.at.append(int(time.time() * 1000))
+        self.calls[operation] += 1
+        self.rows[operation] += rows
+
+    def refuse(self) -> None:
+        """One that was one too many."""
+        self.refused.append(int(time.time() * 1000))
+
+
+@dataclass(slots=True)
 class Limits:
     """Settable limits of one account. None: unlimited."""
 
     per_ten_seconds: int | None = None
-    """HubSpot: calls per rolling 10 s and app: 110 for OAuth apps, 190 for private ones."""
+    """HubSpot: calls per rolling window and app: 110 for OAuth apps, 190 for private ones."""
+    window_ms: int = int(WINDOW_S * 1000)
+    """HubSpot's ten seconds; another length scales time."""
     search_per_second: int | None = None
     """HubSpot: search calls per second."""
     daily: int | None = None
@@ -28,15 +54,16 @@ class Limits:
     used_today: int = 0
     windows: dict[int | None, deque[float]] = field(default_factory=dict)
     searches: deque[float] = field(default_factory=deque)
+    tally: Tally = field(default_factory=Tally)
 
     def take(self, app: int | None = None) -> int | None:
-        """Count one call; returns how many are left in the window of 10 s (-1 when this one is too many)."""
+        """Count one call; returns how many are left in the window (-1 when this one is too many)."""
         if self.per_ten_seconds is None:
             self.used_today += 1
             return None
         now = time.monotonic()
         window = self.windows.setdefault(app, deque())
-        while window and window[0] <= now - WINDOW_S:
+        while window and window[0] <= now - self.window_ms / 1000:
             window.popleft()
         if len(window) >= self.per_ten_seconds:
             return -1

@@ -82,7 +82,9 @@ class SalesforceApi:
             raise SalesforceError(404, "NOT_FOUND", "The requested resource does not exist")
         operation, handler, parameters = found
         if not account.limits.take_daily():
+            account.limits.tally.refuse()
             raise SalesforceError(403, "REQUEST_LIMIT_EXCEEDED", "TotalRequests Limit exceeded.")
+        account.limits.tally.count(operation, _rows(request, operation))
         fault = self.faults.take(account.key, operation)
         if fault is not None and fault.kind != "207":
             await self._meet(fault)
@@ -173,3 +175,12 @@ class SalesforceApi:
     def _delete(self, call: Call, name: str, record_id: str) -> Response:
         self.world.archive(call.account, existing(call, kind_of(name), record_id), call.token.actor)
         return Response(204)
+
+
+def _rows(request: Request, operation: str) -> int:
+    """Rows of a collections call."""
+    if not operation.startswith("collections"):
+        return 1
+    body = request.json()
+    rows = body.get("records") or body.get("ids")
+    return len(rows) if isinstance(rows, list) else 1

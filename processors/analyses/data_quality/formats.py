@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import date
+from functools import lru_cache
 
 import phonenumbers
 from email_validator import EmailNotValidError, validate_email
@@ -78,6 +79,7 @@ def _wordless(value: str, concept: str) -> bool:
     return letters < 2 or (digits > 0 and concept in {"country", "state"}) or digits > letters
 
 
+@lru_cache(maxsize=4096)
 def valid_email(value: str) -> bool:
     """Whether it is an address that mail could be sent to, as far as syntax tells."""
     try:

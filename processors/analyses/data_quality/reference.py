@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 
 from processors.analyses.lead_intel.opinions import FREE_MAIL
@@ -279,6 +279,7 @@ _TITLE_WORDS_TEXT = """
 TITLE_WORDS = frozenset(_TITLE_WORDS_TEXT.split())
 
 
+@lru_cache(maxsize=8192)
 def plain(text: str) -> str:
     """Case, accents and punctuation taken away: for comparing names of places."""
     decomposed = unicodedata.normalize(

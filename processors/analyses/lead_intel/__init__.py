@@ -14,9 +14,11 @@ from llm_gateway.prompt import Prompt
 from llm_gateway.render import PromptFile, load
 from processors.analyses.analysis import Analysis, Context, Finding
 from processors.analyses.facts import canonical, label_of
+from processors.analyses.language import language_of
 from processors.analyses.lead_intel import rules
 from processors.analyses.lead_intel.answer import LeadIntelAnswer
 from processors.analyses.lead_intel.changes import changes_since
+from processors.analyses.lead_intel.judging import judged
 from processors.analyses.lead_intel.scoring import (
     MAX_WEIGHT,
     MIN_FACTORS,
@@ -61,7 +63,14 @@ class LeadIntelAnalysis:
     def prompt(self, snapshot: RecordSnapshot) -> Prompt[LeadIntelAnswer]:
         """The question about one record."""
         facts = questions(snapshot)
-        return _prompt().prompt(LeadIntelAnswer, {"record": facts}, facts=facts, rules=rules.answer)
+        return _prompt().prompt(
+            LeadIntelAnswer,
+            {"record": facts},
+            facts=facts,
+            rules=rules.answer,
+            judge=lambda answer: judged(answer, facts),
+            language=lambda: language_of(text["text"] for text in facts["conversation"]["recent"]),
+        )
 
     async def analyse(self, context: Context) -> Finding:
         """Ask, and put the answer into an insight's shape."""

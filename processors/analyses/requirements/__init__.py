@@ -13,8 +13,10 @@ from typing import Any
 from llm_gateway.prompt import Prompt
 from llm_gateway.render import PromptFile, load
 from processors.analyses.analysis import RULES_MODEL, Analysis, Context, Finding
+from processors.analyses.language import language_of
 from processors.analyses.requirements import rules
 from processors.analyses.requirements.answer import RequirementsAnswer
+from processors.analyses.requirements.judging import judged
 from processors.analyses.requirements.standing import standing, summary_of
 from processors.analyses.requirements.texts import texts_of
 from schemas.insight import Contradiction, Requirement, Requirements
@@ -50,7 +52,14 @@ class RequirementsAnalysis:
     def prompt(self, snapshot: RecordSnapshot) -> Prompt[RequirementsAnswer]:
         """The question about one record."""
         facts = {"object": snapshot.object, "texts": [text.as_json() for text in texts_of(snapshot)]}
-        return _prompt().prompt(RequirementsAnswer, {"record": facts}, facts=facts, rules=rules.answer)
+        return _prompt().prompt(
+            RequirementsAnswer,
+            {"record": facts},
+            facts=facts,
+            rules=rules.answer,
+            judge=lambda answer: judged(answer, facts),
+            language=lambda: language_of(text.text for text in texts_of(snapshot)),
+        )
 
     async def analyse(self, context: Context) -> Finding:
         """Ask, where there is something to read, and put the answer into an insight's shape."""

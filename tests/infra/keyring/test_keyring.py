@@ -155,7 +155,11 @@ async def test_our_own_secrets_open_for_their_purpose_alone() -> None:
             ring.open_secret(bytes(changed), purpose="endpoint_secrets.sealed_secret/e1")
 
 
-@pytest.mark.parametrize("setting", ["", " , ", "c2hvcnQ=", "not base64 at all!", f"{new_master_key()},c2hvcnQ="])
+@pytest.mark.parametrize(
+    "setting",
+    ["", " , ", "c2hvcnQ=", "not base64 at all!", f"{new_master_key()},c2hvcnQ="],
+    ids=["empty", "only commas", "too short", "not base64", "a good one and a short one"],
+)
 def test_a_master_key_that_is_none_is_refused_without_showing_it(setting: str) -> None:
     with pytest.raises(SettingsError, match="HOOKLINE_MASTER_KEYS") as caught:
         keyring(masters=setting or " ")

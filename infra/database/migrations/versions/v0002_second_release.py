@@ -235,6 +235,46 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_api_keys_tenant"), "api_keys", ["tenant"], unique=False)
     op.create_table(
+        "llm_keys",
+        sa.Column("id", sa.Text(), nullable=False, comment="the middle part of hgk_ID_SECRET; not secret"),
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), server_default="", nullable=False),
+        sa.Column("digest", sa.LargeBinary(), nullable=False, comment="SHA-256 of id and 256 random bits"),
+        sa.Column("scopes", postgresql.JSONB(), nullable=False, comment="of chat, batch"),
+        sa.Column(
+            "models", postgresql.JSONB(), server_default="[]", nullable=False, comment="that it may ask; empty: all"
+        ),
+        sa.Column("lane", sa.Text(), nullable=False, comment="the best one that it may ask for"),
+        sa.Column("created_by", sa.Text(), server_default="", nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("revoked_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("changed_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.ForeignKeyConstraint(["tenant"], ["tenants.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("digest"),
+    )
+    op.create_index(op.f("ix_llm_keys_changed_at"), "llm_keys", ["changed_at"], unique=False)
+    op.create_index(op.f("ix_llm_keys_tenant"), "llm_keys", ["tenant"], unique=False)
+    op.create_table(
+        "llm_provider_objects",
+        sa.Column("id", sa.Text(), nullable=False, comment="the provider's id of a file or a batch"),
+        sa.Column("kind", sa.Text(), nullable=False, comment="file or batch"),
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("key_id", sa.Text(), nullable=False, comment="of llm_keys"),
+        sa.Column("bytes", sa.BigInteger(), server_default="0", nullable=False, comment="of a file that was sent"),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column(
+            "accounted_at",
+            sa.DateTime(timezone=True),
+            nullable=True,
+            comment="of a batch: its results are in llm_usage",
+        ),
+        sa.ForeignKeyConstraint(["tenant"], ["tenants.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index(op.f("ix_llm_provider_objects_tenant"), "llm_provider_objects", ["tenant"], unique=False)
+    op.create_table(
         "replay_results",
         sa.Column("replay", sa.Text(), nullable=False),
         sa.Column("tenant", sa.Text(), nullable=False),
@@ -337,6 +377,15 @@ def upgrade() -> None:
         "llm_usage",
         sa.Column("packed_saved_usd", sa.Numeric(precision=14, scale=8), server_default="0", nullable=False),
     )
+    op.drop_index(op.f("match_index_blocks"), table_name="match_index", postgresql_using="gin")
+    op.create_index(
+        "match_index_by_block",
+        "match_index",
+        ["blocks"],
+        unique=False,
+        postgresql_using="gin",
+        postgresql_with={"fastupdate": "off"},
+    )
     op.add_column(
         "refusals",
         sa.Column(
@@ -366,6 +415,10 @@ def downgrade() -> None:
     op.drop_column("tenants", "changes_per_second")
     op.drop_column("refusals", "retried_at")
     op.drop_column("refusals", "sealed_request")
+    op.drop_index(
+        "match_index_by_block", table_name="match_index", postgresql_using="gin", postgresql_with={"fastupdate": "off"}
+    )
+    op.create_index(op.f("match_index_blocks"), "match_index", ["blocks"], unique=False, postgresql_using="gin")
     op.drop_column("llm_usage", "packed_saved_usd")
     op.drop_column("llm_usage", "packed")
     op.drop_column("llm_usage", "prompt_cache_saved_usd")
@@ -378,6 +431,11 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_backfills_tenant"), table_name="backfills")
     op.drop_table("backfills")
     op.drop_table("replay_results")
+    op.drop_index(op.f("ix_llm_provider_objects_tenant"), table_name="llm_provider_objects")
+    op.drop_table("llm_provider_objects")
+    op.drop_index(op.f("ix_llm_keys_tenant"), table_name="llm_keys")
+    op.drop_index(op.f("ix_llm_keys_changed_at"), table_name="llm_keys")
+    op.drop_table("llm_keys")
     op.drop_index(op.f("ix_api_keys_tenant"), table_name="api_keys")
     op.drop_table("api_keys")
     op.drop_table("account_setups")

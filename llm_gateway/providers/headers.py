@@ -1,0 +1,44 @@
+"""What Groq's headers say of its limits: https://console.groq.com/docs/rate-limits.
+
+Law: pure; imports no vendor's package, so that the server needs none. `x-ratelimit-*-requests` speaks of the day, `*-tokens` of
+the minute.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from llm_gateway.providers.provider import Headroom
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|[dhms])")
+_UNITS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+
+
+def seconds(text: str | None) -> float | None:
+    """Groq's durations (`2m59.56s`, `7.66s`, `120ms`, `1d2h`) and plain seconds; None for anything else."""
+    if not text:
+        return None
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        parts = _DURATION.findall(text)
+    return (
+        sum(float(number) * _UNITS[unit] for number, unit in parts) if parts and _DURATION.sub("", text) == "" else None
+    )
+
+
+def headroom(headers: Mapping[str, str]) -> Headroom:
+    """What the headers say is left."""
+    return Headroom(
+        requests=_whole(headers.get("x-ratelimit-remaining-requests")),
+        tokens=_whole(headers.get("x-ratelimit-remaining-tokens")),
+        requests_reset=seconds(headers.get("x-ratelimit-reset-requests")),
+        tokens_reset=seconds(headers.get("x-ratelimit-reset-tokens")),
+        requests_limit=_whole(headers.get("x-ratelimit-limit-requests")),
+        tokens_limit=_whole(headers.get("x-ratelimit-limit-tokens")),
+    )
+
+
+def _whole(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdecimal() else None

@@ -1,0 +1,190 @@
+"""Wires the gateway's server, and serves it: uvicorn (uvloop, httptools) inside a process that has a starter of its own.
+
+Law: wires and nothing else. Needs PostgreSQL and the provider's key to start; Redis away, it goes on within its local share
+(`llm_gateway.core`), and Kafka it does not need at all. Leaves in order: no new requests, answers for those that are
+inside, their accounts, then the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import socket
+from collections.abc import Iterator, Mapping
+
+import uvicorn
+from redis.exceptions import RedisError
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from infra.database.engine import build_engine
+from infra.keyring import Keyring
+from infra.ops import Check, ask_all
+from infra.redis import build_redis
+from infra.settings import Settings, SettingsError, require, variable
+from infra.telemetry import log
+from llm_gateway.accounting import Ledger
+from llm_gateway.core import Core
+from llm_gateway.policy import Policies
+from llm_gateway.server.batches import Batches
+from llm_gateway.server.chat import Chat
+from llm_gateway.server.door import Door
+from llm_gateway.server.keys import KeyView
+from llm_gateway.server.upstream import Upstream
+
+_BACKLOG = 2_048
+_KEEP_ALIVE_SECONDS = 75
+"""Longer than the 60 s that load balancers keep an idle connection, so that none sends on one that we are closing."""
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the starter of the process."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so."""
+        await super().startup(sockets=sockets)
+        self.ready.set()
+
+
+class GatewayServer:
+    """See `infra.role.RoleApp`."""
+
+    name = "gateway"
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises SettingsError with everything that is missing. No traffic yet."""
+        require(settings, "gateway")
+        assert settings.master_keys is not None
+        self.settings = settings
+        self.engine = build_engine(settings)
+        self.keyring = Keyring(self.engine, settings.master_keys)
+        self._redis = build_redis(settings)
+        self.port = 0
+        """That it listens on, once started."""
+        self._upstream = Upstream(settings)
+        self._ledger = Ledger(self.engine)
+        self._policies = Policies(settings, self.engine)
+        self.core = Core(settings, self._redis, self._policies, self._ledger.counted)
+        self._ledger.confirm_with(self.core.catch_up)
+        self._keys = KeyView(self.engine)
+        self._chat = Chat(settings, self.core, self._ledger, self._upstream)
+        self._batches = Batches(self.engine, self.core, self._ledger, self._upstream)
+        self._server: _Server | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._began = False
+
+    async def start(self) -> None:
+        """See RoleApp. Raises SettingsError, Unavailable."""
+        listening = self._listening()
+        self._began = True
+        try:
+            await self.keyring.start()
+            self._ledger.start()
+            await self._policies.start()
+            await self._keys.start()
+            await self.core.connect()
+            self._batches.start()
+            door = Door(self.settings, self._keys, self.keyring, self._chat, self._batches, self._upstream, self._ready)
+            await self._serve(door, listening)
+        except BaseException:
+            listening.close()
+            await self.drain(1.0)
+            raise
+        self.port = listening.getsockname()[1]
+        # A request makes no cycles worth a search.
+        gc.set_threshold(50_000, 20, 100)
+        log("llm_gateway").info("gateway_listens", host=self.settings.gateway_host, port=self.port)
+
+    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 -- bounds several waits, not one
+        """See RoleApp."""
+        if self._server is not None and self._task is not None:
+            self._server.config.timeout_graceful_shutdown = max(1, int(timeout) - 3)
+            self._server.should_exit = True
+            await asyncio.wait([self._task], timeout=timeout)
+        if not self._began:
+            return
+        self._began = False
+        await self._chat.close()
+        await self._batches.stop()
+        await self._keys.stop()
+        await self._policies.stop()
+        await self._ledger.stop()
+        await self.core.close()
+        await self._upstream.close()
+        await self.keyring.stop()
+        await self._redis.aclose()
+        await self.engine.dispose()
+
+    async def wait(self) -> None:
+        """See RoleApp."""
+        if self._task is None:
+            raise RuntimeError("gateway: start() first")
+        await asyncio.wait([self._task])
+        if not self._task.cancelled():
+            self._task.result()
+
+    def readiness(self) -> Mapping[str, Check]:
+        """See RoleApp. Redis away is told, and makes it unready only where quotas are closed then."""
+        checks: dict[str, Check] = {"postgres": self._ask_postgres}
+        if self.settings.quotas_without_redis == "closed":
+            checks["redis"] = self._ask_redis
+        return checks
+
+    async def _ask_postgres(self) -> str | None:
+        try:
+            async with self.engine.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+        except (SQLAlchemyError, OSError) as error:
+            return f"PostgreSQL does not answer ({type(error).__name__}): check {variable('database_url')}"
+        return None
+
+    async def _ask_redis(self) -> str | None:
+        try:
+            await self._redis.ping()
+        except (RedisError, OSError) as error:
+            return f"Redis does not answer ({type(error).__name__}): check {variable('redis_url')}"
+        return None
+
+    async def _ready(self) -> dict[str, str | None]:
+        return await ask_all(self.readiness())
+
+    def _listening(self) -> socket.socket:
+        host, port = self.settings.gateway_host, self.settings.gateway_port
+        try:
+            found = socket.create_server(
+                (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=_BACKLOG
+            )
+        except OSError as error:
+            raise SettingsError(
+                f"{host}:{port} cannot be bound ({error.strerror}): set {variable('gateway_port')} to another port, or to 0"
+            ) from error
+        found.setblocking(False)
+        return found
+
+    async def _serve(self, door: Door, listening: socket.socket) -> None:
+        config = uvicorn.Config(
+            door,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        )
+        self._server = _Server(config)
+        self._task = asyncio.create_task(self._server.serve(sockets=[listening]), name="gateway-http")
+        ready = asyncio.create_task(self._server.ready.wait())
+        await asyncio.wait([ready, self._task], return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()

@@ -1,0 +1,137 @@
+"""A chat request as far as the gateway must understand it: the rest goes through as it came.
+
+Law: reads, never changes what the client said; the body is sent on byte by byte unless usage must be asked for in a
+stream, or the model does not know JSON schemas. Fields: https://platform.openai.com/docs/api-reference/chat/create
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from llm_gateway.models import ModelFacts, known
+from llm_gateway.server.errors import Refusal
+
+# How an answer is delivered, and by whom it is asked: neither changes what is asked.
+_NOT_THE_QUESTION = frozenset(
+    {"stream", "stream_options", "user", "safety_identifier", "prompt_cache_key", "metadata", "store"}
+)
+_IMAGE_TOKENS = 1_000
+_PER_MESSAGE = 4
+_SORTED = orjson.OPT_SORT_KEYS
+_KNOWN = {facts.name: facts for facts in known()}
+_SCHEMA_IN_WORDS = "Answer with one JSON object and nothing else. It must match this JSON schema:\n"
+
+
+@dataclass(slots=True)
+class Asked:
+    """One chat request."""
+
+    model: str
+    raw: bytes = field(repr=False)
+    body: dict[str, Any] = field(repr=False)
+    stream: bool
+    wants_usage: bool
+    user: str
+    choices: int
+    size: int
+    """Bytes of what the model reads."""
+    images: int
+    most_output: int
+    """Tokens that the client allows for one answer; 0: it does not say."""
+
+    def canonical(self, tenant: str, provider: str) -> bytes:
+        """What makes two requests the same."""
+        rest = {name: value for name, value in self.body.items() if name not in _NOT_THE_QUESTION}
+        return orjson.dumps([2, tenant, provider, rest], option=_SORTED)
+
+    def tokens(self, bytes_per_token: float) -> int:
+        """About how many tokens the model reads."""
+        return int(self.size / bytes_per_token) + self.images * _IMAGE_TOKENS
+
+    def passed(self) -> bytes:
+        """The body for the provider."""
+        emulated = self._emulated()
+        if not self.stream and emulated is None:
+            return self.raw
+        body = dict(self.body) if emulated is None else emulated
+        if self.stream:
+            # What it took is accounted, whether the client wants to know or not.
+            body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+        return orjson.dumps(body)
+
+    def _emulated(self) -> dict[str, Any] | None:
+        """For a model that is known to take no JSON schema: the schema in words, and its JSON mode."""
+        wanted = self.body.get("response_format")
+        facts: ModelFacts | None = _KNOWN.get(self.model)
+        if not isinstance(wanted, dict) or wanted.get("type") != "json_schema" or facts is None:
+            return None
+        if facts.structured == "strict":
+            return None
+        schema = (wanted.get("json_schema") or {}).get("schema") or {}
+        told = {"role": "system", "content": _SCHEMA_IN_WORDS + orjson.dumps(schema).decode()}
+        return {**self.body, "response_format": {"type": "json_object"}, "messages": [told, *self.body["messages"]]}
+
+
+def read(raw: bytes) -> Asked:
+    """Raises Refusal, which names the field and what it should be."""
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        raise Refusal(400, "invalid_json", "the body is no JSON: send a JSON object in UTF-8") from None
+    if not isinstance(body, dict):
+        raise Refusal(400, "invalid_json", "the body is no JSON object")
+    model, messages = body.get("model"), body.get("messages")
+    if not isinstance(model, str) or not model or len(model) > 200:
+        raise Refusal(400, "missing_model", "name the model, as GET /v1/models lists it", param="model")
+    if not isinstance(messages, list) or not messages:
+        raise Refusal(400, "missing_messages", "messages must be a list of at least one message", param="messages")
+    size, images = _size(messages)
+    for name in ("tools", "response_format"):
+        if body.get(name):
+            size += len(orjson.dumps(body[name]))
+    options = body.get("stream_options")
+    user = body.get("user")
+    return Asked(
+        model,
+        raw,
+        body,
+        stream=body.get("stream") is True,
+        wants_usage=isinstance(options, dict) and options.get("include_usage") is True,
+        user=user if isinstance(user, str) else "",
+        choices=_whole(body, "n") or 1,
+        size=size,
+        images=images,
+        most_output=_whole(body, "max_completion_tokens") or _whole(body, "max_tokens"),
+    )
+
+
+def _size(messages: list[Any]) -> tuple[int, int]:
+    """Bytes of text, and parts that are none."""
+    size = images = 0
+    for message in messages:
+        if not isinstance(message, dict):
+            raise Refusal(400, "invalid_message", "each message must be an object", param="messages")
+        size += _PER_MESSAGE
+        content = message.get("content")
+        parts = content if isinstance(content, list) else ({"text": content},)
+        for part in parts:
+            text = part.get("text") if isinstance(part, dict) else None
+            if isinstance(text, str):
+                size += len(text) if text.isascii() else len(text.encode())
+            elif isinstance(content, list):
+                images += 1
+        if "tool_calls" in message:
+            size += len(orjson.dumps(message["tool_calls"]))
+    return size, images
+
+
+def _whole(body: dict[str, Any], name: str) -> int:
+    value = body.get(name)
+    if value is None:
+        return 0
+    if not isinstance(value, int) or value < 1:
+        raise Refusal(400, "invalid_value", f"{name} must be a whole number of at least 1", param=name)
+    return value

@@ -1,0 +1,47 @@
+"""What hangs on others is remembered for seconds, and never longer than it is true."""
+
+from infra.crm.recent import Recent
+from schemas.record import Related
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+ACME = Related(object="company", id="1", fields={"name": "Acme"})
+
+
+def test_it_is_remembered_for_its_seconds():
+    clock = Clock()
+    recent = Recent(ttl_seconds=10, clock=clock)
+    recent.keep("a", "companies", "1", ACME, recent.now())
+    recent.keep("a", "companies", "2", None, recent.now())
+    clock.now = 9.0
+    assert recent.get("a", "companies", ["1", "2", "3"]) == {"1": ACME, "2": None}
+    assert recent.get("b", "companies", ["1"]) == {}
+    clock.now = 10.0
+    assert recent.get("a", "companies", ["1"]) == {}
+
+
+def test_what_changed_is_forgotten_and_an_answer_from_before_is_not_remembered():
+    clock = Clock()
+    recent = Recent(ttl_seconds=10, clock=clock)
+    since = recent.now()
+    clock.now = 1.0
+    recent.forget("a", "companies", ["1"])
+    recent.keep("a", "companies", "1", ACME, since)
+    assert recent.get("a", "companies", ["1"]) == {}
+    clock.now = 2.0
+    recent.keep("a", "companies", "1", ACME, recent.now())
+    assert recent.get("a", "companies", ["1"]) == {"1": ACME}
+
+
+def test_it_stays_small():
+    clock = Clock()
+    recent = Recent(ttl_seconds=10, most=10, clock=clock)
+    for number in range(100):
+        recent.keep("a", "companies", str(number), ACME, recent.now())
+    assert 1 <= len(recent.get("a", "companies", map(str, range(100)))) <= 10

@@ -1,0 +1,127 @@
+"""Which models are asked, by rules of a file; and what is said of a file that cannot hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from infra.settings import Settings, SettingsError
+from llm_gateway import routing
+from llm_gateway.prompt import Judgement
+from llm_gateway.routing import Traits
+
+FILE = """
+accept_grounded = 0.8
+[tiers]
+cheap = ["openai/gpt-oss-20b"]
+strong = ["openai/gpt-oss-120b", {provider = "second", model = "openai/gpt-oss-120b"}]
+[providers.second]
+base_url = "http://127.0.0.1:9/"
+key_variable = "SECOND_API_KEY"
+[[rules]]
+plans = ["gold"]
+tiers = ["strong"]
+[[rules]]
+analyses = ["lead_intel"]
+max_input_tokens = 1000
+languages = ["en", "de"]
+tiers = ["cheap", "strong"]
+[[rules]]
+lanes = ["bulk"]
+tiers = ["cheap"]
+[[rules]]
+tiers = ["strong"]
+"""
+
+
+def groq(**changes: object) -> Settings:
+    return Settings(provider="groq", groq_api_key=SecretStr("k"), _env_file=None, **changes)  # type: ignore[arg-type]
+
+
+def opened(tmp_path: Path, text: str = FILE) -> routing.Routing:
+    path = tmp_path / "routes.toml"
+    path.write_text(text)
+    return routing.routing(groq(routes=str(path)))
+
+
+def names(plan: tuple[routing.Tier, ...]) -> list[list[str]]:
+    return [[f"{route.provider.name}/{route.model}" for route in tier] for tier in plan]
+
+
+CHEAP = ["groq/openai/gpt-oss-20b"]
+STRONG = ["groq/openai/gpt-oss-120b", "second/openai/gpt-oss-120b"]
+
+
+@pytest.mark.parametrize(
+    ("traits", "asked"),
+    [
+        (Traits("lead_intel", 900, "de"), [CHEAP, STRONG]),
+        (Traits("lead_intel", 1001, "de"), [STRONG]),
+        (Traits("lead_intel", 900, "ja"), [STRONG]),
+        (Traits("lead_intel", 900, "de", plan="gold"), [STRONG]),
+        (Traits("requirements", 900, "de", lane="bulk"), [CHEAP]),
+        (Traits("requirements", 900, "de"), [STRONG]),
+    ],
+)
+async def test_the_first_rule_that_holds_names_the_tiers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, traits: Traits, asked: list[list[str]]
+):
+    monkeypatch.setenv("SECOND_API_KEY", "s")
+    assert names(opened(tmp_path).plan(traits, judged=True)) == asked
+
+
+async def test_without_a_judge_the_last_tier_is_asked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SECOND_API_KEY", "s")
+    assert names(opened(tmp_path).plan(Traits("lead_intel", 9, "en"), judged=False)) == [STRONG]
+
+
+async def test_an_answer_is_taken_when_it_is_grounded_and_confident(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SECOND_API_KEY", "s")
+    found = opened(tmp_path)
+    assert found.accepts(Judgement(0.8, 0.6))
+    assert not found.accepts(Judgement(0.79, 1.0))
+    assert not found.accepts(Judgement(1.0, 0.59))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (FILE, "SECOND_API_KEY is not set"),
+        (FILE.replace('tiers = ["cheap"]', 'tiers = ["tiny"]'), "rules.2 names the tier tiny; there are cheap, strong"),
+        (
+            FILE.replace("openai/gpt-oss-20b", "llama-3.1-8b-instant"),
+            "retired it on 2026-08-16: take openai/gpt-oss-20b",
+        ),
+        (FILE.replace('provider = "second"', 'provider = "third"'), "the provider third, which is not in"),
+        (FILE + '[[rules]]\ntiers = ["cheap"]\n', "rules.3 has no condition"),
+        (FILE.rpartition("[[rules]]")[0], "the last rule must have no condition"),
+        (FILE.replace("max_input_tokens = 1000", "max_tokens = 1000"), "rules.1.max_tokens"),
+        (FILE.replace('["en", "de"]', '["English"]'), "rules.1.languages.0"),
+        ("tiers = [", "is no TOML"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_named_with_its_place(tmp_path: Path, text: str, said: str):
+    with pytest.raises(SettingsError, match="HOOKLINE_ROUTES") as raised:
+        opened(tmp_path, text)
+    assert said in str(raised.value)
+
+
+async def test_by_default_simple_input_goes_to_the_cheap_model_first():
+    found = routing.routing(groq())
+    assert names(found.plan(Traits("lead_intel", 500), judged=True)) == [CHEAP, STRONG[:1]]
+    assert names(found.plan(Traits("lead_intel", 5_000), judged=True)) == [STRONG[:1]]
+    assert found.main.model == "openai/gpt-oss-120b"
+
+
+@pytest.mark.parametrize("changes", [{"model": "my/own"}, {"model_cheap": ""}])
+async def test_another_model_or_no_cheap_one_leaves_one_model(changes: dict[str, str]):
+    found = routing.routing(groq(**changes))
+    assert len(found.everywhere) == 1
+    assert found.main.model == changes.get("model", "openai/gpt-oss-120b")
+
+
+def test_the_offline_rules_know_no_tiers():
+    found = routing.routing(Settings(provider="offline", _env_file=None))
+    assert names(found.plan(Traits("lead_intel", 1), judged=True)) == [["offline/offline-rules"]]

@@ -1,0 +1,127 @@
+"""A stranger's text beside another record: what it asks of a model that obeys does not reach that other record."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+import pytest
+
+from llm_gateway.metered import Asked
+from llm_gateway.packing import Packer
+from llm_gateway.prompt import Answer, Prompt
+from llm_gateway.providers.provider import Completed
+from llm_gateway.question import Grant, Line, Question
+from llm_gateway.question import Usage as Taken
+from processors.analyses import lead_intel, requirements
+from processors.analyses.analysis import Context
+from processors.analyses.lead_intel.answer import LeadIntelAnswer
+from processors.analyses.requirements.answer import RequirementsAnswer
+from processors.grounding import ground
+from processors.grounding.evidence import Evidence
+from schemas.insight import Usage
+from schemas.record import RecordSnapshot
+from tests.processors.lures import LURES, Lure, record
+
+TODAY = date(2026, 11, 20)
+HONEST: dict[type, dict[str, Any]] = {
+    LeadIntelAnswer: {
+        "factors": [],
+        "summary": "",
+        "next_action": "",
+        "next_action_why": "",
+        "due_in_business_days": 2,
+    },
+    RequirementsAnswer: {"items": [], "contradictions": [], "open_questions": []},
+}
+"""An obedient model that was told to say nothing: the neighbour's answer must be the same."""
+NEIGHBOUR = {
+    "firstname": "Jonas",
+    "lastname": "Weber",
+    "email": "jonas@nordlicht.example",
+    "jobtitle": "Head of Facilities",
+    "company": "Nordlicht AG",
+    "lifecyclestage": "opportunity",
+}
+
+
+class Obedient:
+    """A model that does what any text of its prompt tells it, for every record of that prompt."""
+
+    provider = "groq"
+    structured = "strict"
+
+    def __init__(self, lure: Lure) -> None:
+        self._lure = lure
+        self.together = 0
+
+    async def ask(self, prompt: Prompt[Any], _turns: Any, _grant: Any, _deadline: float) -> Asked:
+        steered = self._lure.visible in json.dumps(prompt.facts, ensure_ascii=False).replace('\\"', '"')
+        value = self._lure.obeys if steered else prompt.rules(prompt.facts)  # type: ignore[misc]
+        return Asked(Completed(value.model_dump_json(), "obedient"), Taken("obedient"))
+
+    async def ask_unsettled(self, _prompt: Any, turns: Any, _grant: Any, _deadline: float) -> Asked:
+        ids = [json.loads(line)["id"] for line in turns[1].content.splitlines()]
+        self.together += 1
+        obeyed = self._lure.obeys.model_dump(mode="json")
+        return Asked(
+            Completed(json.dumps({"answers": [{"id": id_, "answer": obeyed} for id_ in ids]}), "obedient"),
+            Taken("obedient"),
+        )
+
+    def give_back(self, grant: Grant, error: BaseException) -> None: ...
+
+
+def door(packer: Packer, model: Obedient, snapshot: RecordSnapshot, *, recognised: bool) -> Any:
+    """As the analyst and the gateway ask: alone what talks to a machine, else in company."""
+
+    async def ask(prompt: Prompt[Any]) -> Answer[Any]:
+        question = Question("t", "", prompt.name, Line("groq", "obedient"), 1, 1)
+        grant, deadline = Grant(question, "1", "", "", "", 0), asyncio.get_running_loop().time() + 30
+        if recognised and Evidence(snapshot).tainted:
+            asked = await model.ask(prompt, (), grant, deadline)
+        else:
+            asked = await packer.ask(model, prompt, (), grant, deadline)  # type: ignore[arg-type]
+        value = prompt.answer.model_validate_json(asked.completed.text)
+        return Answer(value, "obedient", "scripted", Usage(), cached=False, prompt_version=prompt.version)
+
+    return ask
+
+
+async def both(lure: Lure, *, recognised: bool) -> tuple[Obedient, RecordSnapshot, Any]:
+    plugin = lead_intel.PLUGIN if isinstance(lure.obeys, LeadIntelAnswer) else requirements.PLUGIN
+    neighbour = record("We want a quote for twelve parking spaces.", **NEIGHBOUR).model_copy(update={"id": "8"})
+    model, packer = Obedient(lure), Packer(seconds=0.005, most_items=8, most_tokens=50_000)
+    _, finding = await asyncio.gather(
+        *(
+            plugin.analyse(Context(each, None, door(packer, model, each, recognised=recognised), (), TODAY))
+            for each in (lure.snapshot, neighbour)
+        )
+    )
+    return model, neighbour, finding
+
+
+@pytest.mark.parametrize("lure", LURES, ids=lambda lure: lure.name)
+async def test_what_is_recognised_never_stands_beside_another_record(lure: Lure):
+    model, neighbour, finding = await both(lure, recognised=True)
+    grounded = ground(finding.payload, neighbour).payload
+    if not Evidence(lure.snapshot).tainted:
+        assert not lure.carries(grounded)
+        return
+    assert model.together == 0
+    _, _, honest = await both(
+        replace(lure, obeys=type(lure.obeys).model_validate(HONEST[type(lure.obeys)])), recognised=True
+    )
+    assert grounded == ground(honest.payload, neighbour).payload, "as if the stranger had written nothing"
+
+
+@pytest.mark.parametrize("lure", LURES, ids=lambda lure: lure.name)
+async def test_what_nobody_recognises_does_not_reach_the_neighbour_either(lure: Lure):
+    """INVARIANT: the wall behind the model holds for each record of a pack by itself."""
+    model, neighbour, finding = await both(lure, recognised=False)
+    assert model.together == 1, "they must have shared a call, or this proves nothing"
+    grounded = ground(finding.payload, neighbour).payload
+    assert not lure.carries(grounded)
