@@ -118,6 +118,10 @@ bench-flood: setup ## What one tenant's flood, revoked token and spent quota cos
 bench-gateway: setup ## CPU per chat request at the gateway's server, beside a floor, LiteLLM and TensorZero (ARGS="--soak 200000")
 	@$(BIN)/python -m bench.gateway $(ARGS)
 
+.PHONY: bench-trace
+bench-trace: setup ## What a day of CRM edits costs, saving by saving: TRACE=file SEED=11 TIME_SCALE=20 DURATION=120 ARGS="--window 45"
+	@$(BIN)/python -m bench.trace $(if $(TRACE),--trace $(TRACE)) --seed $(or $(SEED),11) --scale $(or $(TIME_SCALE),20) --duration $(or $(DURATION),120) $(ARGS)
+
 .PHONY: bench-limits
 bench-limits: setup ## Four replicas at five times a provider's limits: use, 429s, fairness, interactive p95 (WINDOW=60)
 	@$(BIN)/python -m bench.limits
@@ -131,6 +135,16 @@ loop: setup ## A thousand write-backs, no analysis of our own echoes, no edit mi
 
 conformance: setup ## HubSpot's traffic of a journey against HubSpot's API descriptions
 	@$(BIN)/python -m bench.conformance
+
+.PHONY: apps test-apps
+APPS := infra/crm_apps/hubspot infra/crm_apps/salesforce infra/crm_apps/salesforce/page
+apps: ## What the two CRM apps' own tools and browser tests need, from npm (needs Node 20)
+	@for app in $(APPS); do echo "$$app" && (cd $$app && npm ci --no-audit --no-fund --loglevel=error) || exit 1; done
+
+test-apps: setup ## The two CRM apps by their vendors' tools, and both in a real browser: PICTURES=docs keeps the pictures
+	@cd infra/crm_apps/hubspot && npm test
+	@cd infra/crm_apps/salesforce && npm test && npm run check
+	@HOOKLINE_TEST_PICTURES=$(abspath $(PICTURES)) $(BIN)/pytest -q tests/console/cards tests/infra/crm/test_hubspot_project.py tests/infra/crm/test_salesforce_project.py
 
 .PHONY: help
 help: ## This list

@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -54,7 +54,7 @@ def house(folder: Path, **more: str) -> Iterator[House]:
             yield opened
 
 
-def main(name: str, measure: Callable[[House], Awaitable[tuple[dict[str, Any], bool]]], **more: str) -> int:
+def main(name: str, measure: Callable[[House], Coroutine[Any, Any, tuple[dict[str, Any], bool]]], **more: str) -> int:
     """Run; the result is the last line. 0 when it is there and good, 1 otherwise."""
     signal.signal(signal.SIGTERM, _ended)
     began = time.monotonic()

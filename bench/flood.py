@@ -43,6 +43,7 @@ from console.runtime import ConsoleError
 from console.sandbox import SandboxProcess
 from console.serve import bring_up_to_date
 from infra.accounts import Account, Registry
+from infra.crm.limits_gate import KEY
 from infra.crm.vendors import connect
 from infra.database.engine import build_engine
 from infra.database.tables import set_aside
@@ -53,6 +54,7 @@ from infra.local.sandbox.journal import NAME
 from infra.local.sandbox.journal_lines import InsightWrite, Save
 from infra.local.sandbox.reconciliation import Reconciliation, reconcile
 from infra.local.stack import EmbeddedStack
+from infra.redis import build_redis
 from infra.settings import ROLES
 from ingress.translator_app import GROUP as TRANSLATOR_GROUP
 from processors.app import ANALYST_GROUP, HYDRATOR_BULK_GROUP, HYDRATOR_GROUP
@@ -283,6 +285,10 @@ class _Run:
 
         async def mend_it() -> None:
             await self._sandbox.acall("set_limits", account=noisy.account.id, daily=None)
+            async with build_redis(self._settings) as redis:
+                await redis.delete(
+                    f"{KEY}{noisy.account.id}"
+                )  # what the CRM said of its day is believed for half an hour
             await self._hurry(noisy)
 
         return await self._broken(quiet, noisy, "quota spent", break_it, mend_it)

@@ -281,7 +281,8 @@ class Settings(BaseSettings):
         "Unless set: openai/gpt-oss-20b beside the default model, and none beside another.",
     )
     routes: str | None = Field(
-        default=None, description="TOML file with tiers of models and rules that choose among them, instead of the two above."
+        default=None,
+        description="TOML file with tiers of models and rules that choose among them, instead of the two above.",
     )
     pack_items: int = Field(
         default=8, ge=1, le=50, description="Most questions of one kind and tenant that share a call; 1: none do."
@@ -332,7 +333,9 @@ class Settings(BaseSettings):
     gateway_host: str = Field(default="127.0.0.1", description="Address that `serve gateway` listens on.")
     gateway_port: int = Field(default=8085, ge=0, le=65_535, description="Port of `serve gateway`; 0 takes a free one.")
     gateway_timeout_seconds: float = Field(
-        default=120.0, gt=0, description="Total time of one chat request, retries included; of a stream: until it begins, and between two chunks."
+        default=120.0,
+        gt=0,
+        description="Total time of one chat request, retries included; of a stream: until it begins, and between two chunks.",
     )
     gateway_max_body_bytes: int = Field(
         default=20 * 1024 * 1024, ge=1_024, description="Largest chat request that `serve gateway` takes."

@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
@@ -50,6 +51,8 @@ def main() -> int:
     parser.add_argument("--soak", type=int, default=0, help="more requests, for memory")
     parser.add_argument("--without", action="append", default=[], help="a peer (litellm, tensorzero), or `library`")
     options = parser.parse_args()
+    # Ended from outside, it still ends what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with ExitStack() as stack:
         print(json.dumps(_measured(options, stack)))
     return 0

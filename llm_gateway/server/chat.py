@@ -138,7 +138,7 @@ class Chat:
                 question.refresh = True
                 held = await self._core.enter(question, call.deadline)
                 if isinstance(held, Hit):
-                    raise OutputInvalid(ANALYSIS, "SCHEMA", "what another process answered cannot be read here")
+                    raise OutputInvalid(ANALYSIS, "SCHEMA", "what another process answered cannot be read here")  # noqa: TRY301 -- told to who waits, like all that fails here
         except BaseException as error:
             flight.fail(error)
             raise

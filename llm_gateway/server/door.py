@@ -90,7 +90,7 @@ class Door:
             status, headers, body = answered(error)
         except Unavailable as error:
             status, headers, body = answered(ModelUnavailable("DATABASE_AWAY", str(error), 2.0))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the client is answered
             log("llm_gateway").exception("request_failed", error=type(error).__name__)
             status, headers, body = answered(GatewayError())
         await _send(send, status, [*headers, name], body)

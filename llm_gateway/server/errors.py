@@ -54,7 +54,7 @@ class TakenBack(QuestionRefused):
         self.body = body
 
 
-def answered(error: Refusal | GatewayError) -> tuple[int, Headers, bytes]:
+def answered(error: Refusal | GatewayError) -> tuple[int, Headers, bytes]:  # noqa: C901, PLR0911 -- one branch a kind of error
     """Status, headers and body of an error."""
     if isinstance(error, Refusal):
         kind = "authentication_error" if error.status == 401 else "invalid_request_error"

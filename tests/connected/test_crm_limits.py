@@ -5,8 +5,10 @@ import secrets
 import time
 
 import pytest
+from pydantic import SecretStr
 from redis.asyncio import Redis
 
+from console.accounts_budget import budget
 from infra.accounts import Account
 from infra.crm.calls import Calls
 from infra.crm.client import AccountUnavailable, Read, Written
@@ -15,6 +17,7 @@ from infra.crm.hubspot_portal import Portals
 from infra.crm.limits import Policy, Said, bulk_work
 from infra.crm.limits_gate import KEY, SharedGate, standing
 from infra.local.sandbox.server import Sandbox
+from infra.settings import Settings
 from tests.connected.crm_suite import settings_for
 
 pytestmark = pytest.mark.connected
@@ -220,3 +223,20 @@ async def test_small_asks_become_full_batches_and_none_is_refused(tmp_path, redi
     for name, calls in batch.items():
         # Two processes do not wait for one another's rows: each may have one batch that is not full, at the start and the end.
         assert calls <= 400 / 100 + 6, (name, calls, told["rows"][name])
+
+
+async def test_an_operator_sees_what_was_used(gates, redis_url, account):
+    settings = Settings(_env_file=None, redis_url=SecretStr(redis_url))
+    assert await budget(settings, account) == ["0 by us today, 0 times held back (429, or the day's budget)"]
+    gate = gates()
+    gate.leave(account, await gate.enter(account), Said(110, 109, 10.0, 1_000, 40))
+    await asyncio.gather(*gate._telling)
+    assert await budget(settings, account) == [
+        "1 by us today, 0 times held back (429, or the day's budget)",
+        "40 of 1000 a day are used by everybody; we stop at 80%, bulk work at 50%",
+        "1 of 110 in 10 s are taken now",
+    ]
+    assert await budget(Settings(_env_file=None, redis_url=SecretStr(NOWHERE)), account) == [
+        "unknown: Redis does not answer"
+    ]
+    assert await budget(Settings(_env_file=None), account) == ["unknown: no Redis is configured"]

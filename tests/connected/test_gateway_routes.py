@@ -62,7 +62,7 @@ def good_at(*models: str) -> Callable[[dict[str, Any]], str]:
 
     def says(body: dict[str, Any]) -> str:
         one = {"score": 7 if body["model"] in models else 0, "why": "so"}
-        if body["response_format"]["json_schema"]["name"] == "VerdictPack":
+        if body["response_format"].get("json_schema", {}).get("name") == "VerdictPack":
             ids = [json.loads(line)["id"] for line in body["messages"][1]["content"].splitlines()]
             return json.dumps({"answers": [{"id": id_, "answer": one} for id_ in ids]})
         return json.dumps(one)
@@ -126,7 +126,7 @@ async def test_an_answer_that_the_judge_doubts_is_asked_of_the_large_model_and_b
     assert world.models == [SMALL, LARGE]
     rows = await world.usage()
     assert [row.model for row in rows] == [LARGE, SMALL]
-    assert answer.usage.cost_usd == pytest.approx(sum(row.cost_usd for row in rows))
+    assert answer.usage.cost_usd == pytest.approx(float(sum(row.cost_usd for row in rows)))
     assert answer.usage.input_tokens == sum(row.input_tokens for row in rows)
     again = await world.gateway.ask(question(), caller)
     assert again.cached
@@ -145,6 +145,13 @@ async def test_large_input_goes_to_the_large_model_at_once(opened: Opener):
     assert world.models == [LARGE]
 
 
+@pytest.fixture
+def pair() -> tuple[str, str]:
+    """Two models of the test's own: circuits are shared by everybody on this Redis."""
+    name = secrets.token_hex(4)
+    return f"small-{name}", f"large-{name}"
+
+
 def chain(tmp_path: Path, *models: str) -> str:
     path = tmp_path / "routes.toml"
     path.write_text(f'[tiers]\nonly = {json.dumps(models)}\n[[rules]]\ntiers = ["only"]\n')
@@ -153,30 +160,35 @@ def chain(tmp_path: Path, *models: str) -> str:
 
 @pytest.mark.parametrize("status", [404, 503, 401])
 async def test_when_a_model_cannot_answer_the_next_one_is_asked(
-    opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+    opened: Opener, tmp_path: Path, pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch, status: int
 ):
-    world = await opened(good_at(LARGE), routes=chain(tmp_path, SMALL, LARGE))
+    small, large = pair
+    world = await opened(good_at(large), routes=chain(tmp_path, small, large))
     limited = world.stand_in._limited
 
     def refusing(step: Step, tokens: int, user: str) -> Any:
-        return limited(Step(status=status) if world.models[-1] == SMALL else step, tokens, user)
+        return limited(Step(status=status) if world.models[-1] == small else step, tokens, user)
 
     monkeypatch.setattr(world.stand_in, "_limited", refusing)
     answer = await world.gateway.ask(question(judge=None), world.caller())
-    assert answer.model == LARGE
-    assert set(world.models[:-1]) == {SMALL}
+    assert answer.model == large
+    assert set(world.models[:-1]) == {small}
 
 
-async def test_a_model_whose_circuit_is_open_is_passed_over_unasked(opened: Opener, tmp_path: Path):
-    world = await opened(good_at(SMALL, LARGE), routes=chain(tmp_path, SMALL, LARGE))
-    world.gateway.core.breakers.of(f"groq:{SMALL}").set(5, 30.0)
-    assert (await world.gateway.ask(question(judge=None), world.caller())).model == LARGE
-    assert world.models == [LARGE]
+async def test_a_model_whose_circuit_is_open_is_passed_over_unasked(
+    opened: Opener, tmp_path: Path, pair: tuple[str, str]
+):
+    small, large = pair
+    world = await opened(good_at(small, large), routes=chain(tmp_path, small, large))
+    world.gateway.core.breakers.of(f"groq:{small}").set(5, 30.0)
+    assert (await world.gateway.ask(question(judge=None), world.caller())).model == large
+    assert world.models == [large]
 
 
-async def test_when_all_circuits_are_open_it_is_said_until_when(opened: Opener, tmp_path: Path):
-    world = await opened(good_at(SMALL, LARGE), routes=chain(tmp_path, SMALL, LARGE))
-    for model in (SMALL, LARGE):
+async def test_when_all_circuits_are_open_it_is_said_until_when(opened: Opener, tmp_path: Path, pair: tuple[str, str]):
+    small, large = pair
+    world = await opened(good_at(small, large), routes=chain(tmp_path, small, large))
+    for model in (small, large):
         world.gateway.core.breakers.of(f"groq:{model}").set(5, 30.0)
     with pytest.raises(ModelUnavailable, match="CIRCUIT_OPEN") as raised:
         await world.gateway.ask(question(judge=None), world.caller())
@@ -184,9 +196,10 @@ async def test_when_all_circuits_are_open_it_is_said_until_when(opened: Opener, 
     assert not world.models
 
 
-async def test_what_fits_into_no_model_is_refused_with_its_size(opened: Opener, tmp_path: Path):
-    world = await opened(good_at(LARGE), routes=chain(tmp_path, SMALL, LARGE))
-    with pytest.raises(InputRefused, match="about 1333"):
+async def test_what_fits_into_no_model_is_refused_with_its_size(opened: Opener, tmp_path: Path, pair: tuple[str, str]):
+    small, large = pair
+    world = await opened(good_at(large), routes=chain(tmp_path, small, large))
+    with pytest.raises(InputRefused, match="about 133"):
         await world.gateway.ask(question("x" * 400_000, judge=None), world.caller())
     assert not world.models
 

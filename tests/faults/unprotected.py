@@ -30,35 +30,22 @@ def commit_first() -> None:
 
 def answer_first() -> None:
     """The door answers before the broker has acknowledged."""
-    from infra.kafka.broker import Publisher
+    from ingress.outlet import Outlet
 
-    publish = Publisher.publish_sealed
+    publish = Outlet.publish
     running: set[asyncio.Task[Any]] = set()
 
-    async def later(self: Any, topic: Any, outgoing: Any) -> list[tuple[int, int]]:
+    async def later(self: Any, messages: Any) -> None:
         async def quietly() -> None:
             # That nobody hears of it is the point.
             with contextlib.suppress(Exception):
-                await publish(self, topic, outgoing)
+                await publish(self, messages)
 
         task = asyncio.get_running_loop().create_task(quietly())
         running.add(task)
         task.add_done_callback(running.discard)
-        return [(0, 0)] * len(outgoing)
 
-    Publisher.publish_sealed = later
-
-
-def acks_none() -> None:
-    """Nobody waits for any broker's acknowledgement: acks=0, no idempotence."""
-    from infra.kafka import broker
-
-    producer = broker.AIOKafkaProducer
-
-    def careless(**given: Any) -> Any:
-        return producer(**{**given, "acks": 0, "enable_idempotence": False})
-
-    broker.AIOKafkaProducer = careless
+    Outlet.publish = later
 
 
 def marks_first() -> None:
@@ -167,7 +154,6 @@ SWITCHES: dict[str, Callable[[], None]] = {
     for each in (
         commit_first,
         answer_first,
-        acks_none,
         marks_first,
         no_version_check,
         no_fence,

@@ -41,7 +41,6 @@ UNPROTECTED = (
         {"receiver": "answer-first"},
         AllBrokersAway,
     ),
-    Unprotected("acks-none", "producers wait for no broker (acks=0)", {"translator": "acks-none"}, AllBrokersAway),
     Unprotected(
         "marks-first",
         "seen-marks are set before the acknowledgement, without an offset",

@@ -30,7 +30,8 @@ def groq(responder: Callable[[dict[str, Any]], str] | None = None) -> Iterator[t
     thread.start()
     url, loop, over = ready.result(timeout=10)
     try:
-        yield stand_in, {"GROQ_API_KEY": KEY, "GROQ_BASE_URL": url}
+        # One model: journeys are about what becomes of its answers, and not about which model is asked.
+        yield stand_in, {"GROQ_API_KEY": KEY, "GROQ_BASE_URL": url, "HOOKLINE_MODEL_CHEAP": ""}
     finally:
         loop.call_soon_threadsafe(over.set)
         thread.join()

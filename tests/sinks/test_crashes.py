@@ -195,6 +195,11 @@ class Sinks(RuleBasedStateMachine):
 
     # What runs
 
+    @rule()
+    def consume_all(self) -> None:
+        """All that is there, as far as nothing is wrong."""
+        self.consume(len(self.log), kept=True)
+
     @rule(size=strategies.integers(1, 5), kept=strategies.booleans())
     def consume(self, size: int, kept: bool) -> None:
         """One batch, and its commit, which may be refused."""
@@ -222,6 +227,29 @@ class Sinks(RuleBasedStateMachine):
     def wake(self) -> None:
         with contextlib.suppress(Crash, Unavailable):
             self.loop.run_until_complete(self.hanging.pop(0))
+
+    @precondition(lambda self: not self.hanging and self.committed == len(self.log))
+    @rule(
+        record=strategies.sampled_from(RECORDS),
+        first=strategies.sampled_from(SAYINGS),
+        then=strategies.sampled_from(SAYINGS),
+        steps=strategies.integers(1, 6),
+        others=strategies.integers(1, 12) | strategies.just(50),
+    )
+    def overtake(self, record: str, first: Any, then: Any, steps: int, others: int) -> None:
+        """A sink hangs with one thing while another takes over, goes part of the way or all of it with a newer one, and
+        then both go on side by side.
+        """
+        self.say(record, [first])
+        self.hang(1, steps)
+        self.say(record, [then])
+        self.hang(2, others)
+        both, self.hanging = list(self.hanging), []
+        self.loop.run_until_complete(asyncio.wait(both))
+        for task in both:
+            assert task.exception() is None or isinstance(task.exception(), Crash | Unavailable)
+        if both[1].exception() is None:
+            self.committed = len(self.log)
 
     @rule()
     def emit(self) -> None:

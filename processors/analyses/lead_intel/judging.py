@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_gateway.prompt import Judgement
+from processors.analyses.lead_intel import rules
 from processors.analyses.lead_intel.answer import LeadIntelAnswer
 from processors.analyses.lead_intel.scoring import MIN_FACTORS
 
@@ -17,12 +18,14 @@ _ENOUGH = 3
 
 
 def judged(answer: LeadIntelAnswer, facts: Mapping[str, Any]) -> Judgement:
-    """`facts` as `view.questions` made them. Confident is who found as many reasons as there are to find, and says what to do."""
+    """`facts` as `view.questions` made them. Confident is who found as many reasons as
+    plain rules find (three are enough), and says what to do.
+    """
     values = {str(fact["field"]): _plain(str(fact["value"])) for fact in facts["facts"]}
     fields = [factor.field for factor in answer.factors]
     borne_out = sum(values.get(factor.field) == _plain(factor.value) for factor in answer.factors)
     grounded = borne_out / len(fields) if fields else 1.0
-    wanted = min(_ENOUGH, len(values))
+    wanted = min(_ENOUGH, len(rules.answer(facts).factors))
     if wanted < MIN_FACTORS:
         # Whoever answers: there is not enough to score, and our own sentences will say so.
         return Judgement(grounded, 1.0)

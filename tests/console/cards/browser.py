@@ -10,10 +10,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright
 
 APPS = Path(__file__).parents[3] / "infra" / "crm_apps"
 CHROMIUM = "/usr/bin/chromium"
+HAS_BROWSER = Path(CHROMIUM).exists()
 PICTURES = os.environ.get("HOOKLINE_TEST_PICTURES", "")
 """A folder that gets the pictures; none are kept without it."""
 
@@ -32,25 +33,36 @@ def bundled(folder: Path, out: Path) -> str:
 
 
 @asynccontextmanager
-async def page_of(html: str, *, width: int, height: int = 900) -> AsyncIterator[tuple[Page, list[str]]]:
-    """A page, and what it complained of so far. No request of it leaves: everything but the page itself is aborted."""
-    if not Path(CHROMIUM).exists():
+async def browser() -> AsyncIterator[Browser]:
+    """A browser without a screen; starting one takes seconds, so a module's tests share it."""
+    if not HAS_BROWSER:
         pytest.skip(f"no browser at {CHROMIUM}: install chromium")
-    complaints: list[str] = []
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        started = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         try:
-            context = await browser.new_context(
-                viewport={"width": width, "height": height}, locale="en-GB", timezone_id="UTC", device_scale_factor=2
-            )
-            page = await context.new_page()
-            page.on("console", lambda said: complaints.append(said.text) if said.type in {"error", "warning"} else None)
-            page.on("pageerror", lambda error: complaints.append(str(error)))
-            await page.route("**/*", lambda route: route.abort())
-            await page.set_content(html)
-            yield page, complaints
+            yield started
         finally:
-            await browser.close()
+            await started.close()
+
+
+@asynccontextmanager
+async def page_of(
+    started: Browser, html: str, *, width: int, height: int = 900
+) -> AsyncIterator[tuple[Page, list[str]]]:
+    """A page, and what it complained of so far. No request of it leaves: every one is aborted."""
+    complaints: list[str] = []
+    context = await started.new_context(
+        viewport={"width": width, "height": height}, locale="en-GB", timezone_id="UTC", device_scale_factor=2
+    )
+    try:
+        page = await context.new_page()
+        page.on("console", lambda said: complaints.append(said.text) if said.type in {"error", "warning"} else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        await page.route("**/*", lambda route: route.abort())
+        await page.set_content(html)
+        yield page, complaints
+    finally:
+        await context.close()
 
 
 async def picture(page: Page, selector: str, name: str) -> bytes:

@@ -28,6 +28,7 @@ NOW = {
     "first_name": "Dana", "last_name": "Reyes", "job_title": "VP of Sales", "company_name": "Acme Logistics",
     "email": "dana.reyes@acme-logistics,com", "phone": "+1 (555) 010-0199", "country": "Germany", "city": "Hamburg",
 }  # fmt: skip
+TWINS = {"hubspot": "4812", "salesforce": "00QWs000001abcEMAQ"}
 VENDORS = {
     "hubspot": {"lifecycle_stage": "salesqualifiedlead", "lead_status": "CONNECTED", "last_contacted_at": "2026-11-16T10:00:00Z"},
     "salesforce": {"lead_status": "Working - Contacted", "lead_source": "Partner Referral", "rating": "Hot", "last_activity_at": "2026-11-16"},
@@ -53,7 +54,7 @@ async def _ask(prompt):
 
 
 async def _analysed(plugin, snap: RecordSnapshot, previous: Insight | None, version: int) -> Insight:
-    matches = (Match("4812", 0.97, ("same phone", "similar name (0.94)")),) if plugin.wants_matches else ()
+    matches = (Match(TWINS[snap.crm], 0.97, ("same phone", "similar name (0.94)")),) if plugin.wants_matches else ()
     finding = await plugin.analyse(Context(snap, previous, _ask, matches, TODAY))
     payload = ground(finding.payload, snap, previous=previous).payload
     return Insight(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -73,3 +75,15 @@ def test_every_component_has_a_uid_of_its_own_and_its_entry_point() -> None:
 
 def test_the_lockfile_names_no_registry() -> None:
     assert "resolved" not in (PROJECT / "package-lock.json").read_text()
+
+
+def test_hubspots_own_parser_finds_every_component_in_its_place() -> None:
+    """(That the card fits the types of HubSpot's components takes a compiler: `make test-apps`.)"""
+    if shutil.which("node") is None:
+        pytest.skip("no node on this machine: install Node 20")
+    if not (PROJECT / "node_modules").is_dir():
+        pytest.skip("infra/crm_apps/hubspot has no node_modules: run `make apps`")
+    done = subprocess.run(
+        ["node", "check-project.mjs"], cwd=PROJECT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert json.loads(done.stdout) == {"components": {"APPLICATION": 1, "CARD": 2, "WEBHOOKS": 1}, "problems": []}

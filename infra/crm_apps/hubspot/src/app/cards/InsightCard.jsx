@@ -95,9 +95,11 @@ function Lead({ lead }) {
                     </Box>
                     <Box flex={1}>
                         <Flex direction="column" gap="xs">
-                            <Tag variant={lead.score >= 60 ? 'success' : lead.score >= 40 ? 'default' : 'warning'} inline>
-                                {`Grade ${lead.grade}`}
-                            </Tag>
+                            <Flex direction="row">
+                                <Tag variant={lead.score >= 60 ? 'success' : lead.score >= 40 ? 'default' : 'warning'}>
+                                    {`Grade ${lead.grade}`}
+                                </Tag>
+                            </Flex>
                             <Text>{lead.summary}</Text>
                         </Flex>
                     </Box>

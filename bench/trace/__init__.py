@@ -1,0 +1,1 @@
+"""A day of CRM edits, played through the whole house."""
