@@ -200,6 +200,7 @@ destination_state = sa.Table(
         server_default=sa.false(),
         comment="a write was begun and not confirmed: what the record holds is asked before the next one",
     ),
+    sa.Column("claim", sa.Text, nullable=False, server_default="", comment="who began it: one call of the sink"),
     sa.Column("written_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
 )
 

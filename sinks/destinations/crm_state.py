@@ -19,6 +19,8 @@ from schemas.record import RecordRef
 
 RECORD = "*"
 """Stands for an analysis in the row of what all of them share: version, as-of, and whether a write was begun."""
+DOUBTED = "?"
+"""Stands for a claim that nobody has: two have written at once, and what the record shows is to be asked."""
 NEVER = Version(0, -1, 0)
 BEGINNING = datetime.fromtimestamp(0, UTC)
 
@@ -35,18 +37,19 @@ _TAKE_UP = f"""
       FROM (SELECT DISTINCT {_REF} FROM given) AS asked
       JOIN (SELECT * FROM destination_state WHERE destination = %(destination)s) AS s USING ({_REF})
     ), begun AS (
-      INSERT INTO destination_state AS s (destination, {_REF}, analysis, {_VERSION}, as_of, written, pending)
-      SELECT DISTINCT %(destination)s, {_REF}, '{RECORD}', {NEVER.epoch}, {NEVER.offset}, {NEVER.generation}, to_timestamp(0), '{{}}'::jsonb, true
+      INSERT INTO destination_state AS s (destination, {_REF}, analysis, {_VERSION}, as_of, written, pending, claim)
+      SELECT DISTINCT %(destination)s, {_REF}, '{RECORD}', {NEVER.epoch}, {NEVER.offset}, {NEVER.generation}, to_timestamp(0), '{{}}'::jsonb,
+             true, %(claim)s
       FROM given
       WHERE analysis IS NOT NULL AND NOT EXISTS (
         SELECT FROM known WHERE ({_REF}, analysis) = (given.tenant, given.account, given.object, given.record_id, given.analysis)
           AND ({_VERSION}) >= (given.epoch, given.snapshot_offset, given.generation))
       ORDER BY {_REF}
-      ON CONFLICT (destination, {_REF}, analysis) DO UPDATE SET pending = true WHERE NOT s.pending
+      ON CONFLICT (destination, {_REF}, analysis) DO UPDATE SET pending = true, claim = EXCLUDED.claim
     )
     SELECT {_REF}, analysis, {_VERSION}, as_of, written, pending FROM known
 """  # noqa: S608 - made of constants
-_DONE = """
+_DONE = f"""
     INSERT INTO destination_state AS s (destination, tenant, account, object, record_id, analysis, epoch, snapshot_offset, generation,
                                         as_of, written, pending)
     SELECT %(destination)s, w.tenant, w.account, w.object, w.record_id, w.analysis, w.epoch, w.snapshot_offset, w.generation,
@@ -61,8 +64,15 @@ _DONE = """
       epoch = EXCLUDED.epoch, snapshot_offset = EXCLUDED.snapshot_offset, generation = EXCLUDED.generation,
       as_of = EXCLUDED.as_of, written = EXCLUDED.written, pending = false, written_at = now()
     WHERE (EXCLUDED.epoch, EXCLUDED.snapshot_offset, EXCLUDED.generation) >= (s.epoch, s.snapshot_offset, s.generation)
+      AND (s.analysis <> '{RECORD}' OR s.claim = %(claim)s)
     RETURNING tenant, account, object, record_id, analysis
-"""
+"""  # noqa: S608 - made of constants
+_DOUBT = f"""
+    UPDATE destination_state s SET pending = true, claim = '{DOUBTED}'
+    FROM unnest(%(tenants)s::text[], %(accounts)s::text[], %(objects)s::text[], %(ids)s::text[]) AS w ({_REF})
+    WHERE s.destination = %(destination)s AND s.analysis = '{RECORD}'
+      AND (s.tenant, s.account, s.object, s.record_id) = (w.tenant, w.account, w.object, w.record_id)
+"""  # noqa: S608 - made of constants
 
 
 _NONE: tuple[tuple[str | None, Version], ...] = ((None, NEVER),)
@@ -93,9 +103,9 @@ class CrmState:
         """What is known of these records: analysis → row; an empty mapping for a record that was never written."""
         return await self.take_up({ref: {} for ref in refs})
 
-    async def take_up(self, insights: Mapping[RecordRef, Mapping[str, Version]]) -> State:
+    async def take_up(self, insights: Mapping[RecordRef, Mapping[str, Version]], claim: str = "") -> State:
         """`load`, and a note with it: a record of which one of the given versions is newer than that analysis's row is about
-        to be written. What is returned is from before that note.
+        to be written, by whoever has this `claim`. What is returned is from before that note.
         """
         given: list[tuple[RecordRef, str | None, Version]] = [
             (ref, analysis, version)
@@ -105,6 +115,7 @@ class CrmState:
         ]
         values = {
             "destination": self._destination,
+            "claim": claim,
             **_columns(ref for ref, _, _ in given),
             "analyses": [analysis for _, analysis, _ in given],
             "epochs": [version.epoch for _, _, version in given],
@@ -118,13 +129,14 @@ class CrmState:
             found[ref][analysis] = Row(Version(epoch, offset, generation), as_of, written, pending)
         return found
 
-    async def done(self, rows: Iterable[tuple[RecordRef, str, Row]]) -> set[RecordRef]:
-        """Note what was written; returns the records of which somebody else noted a newer version meanwhile."""
+    async def done(self, rows: Iterable[tuple[RecordRef, str, Row]], claim: str = "") -> set[RecordRef]:
+        """Note what was written; returns the records that somebody else took up, or noted a newer version of, meanwhile."""
         given = list(rows)
         if not given:
             return set()
         values = {
             "destination": self._destination,
+            "claim": claim,
             **_columns([ref for ref, _, _ in given]),
             "analyses": [analysis for _, analysis, _ in given],
             "epochs": [row.version.epoch for _, _, row in given],
@@ -135,6 +147,10 @@ class CrmState:
         }
         kept = set(await self._statements.run(_DONE, values))
         return {ref for ref, analysis, _ in given if (*ref, analysis) not in kept}
+
+    async def doubt(self, refs: Collection[RecordRef]) -> None:
+        """Note that nobody knows what these records show: whoever writes next asks them, and nobody's claim holds."""
+        await self._statements.run(_DOUBT, {"destination": self._destination, **_columns(refs)})
 
 
 def _columns(refs: Iterable[RecordRef]) -> dict[str, list[str]]:

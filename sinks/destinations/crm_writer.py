@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +29,19 @@ from sinks.destinations.destination import Gone, Later, Needs, Outcome, Refused,
 PROVISION_SECONDS = 600.0
 """After this long a missing field is provisioned again; more often, somebody is deleting it."""
 
+STANDSTILL_SECONDS = 5.0
+"""A process that was stopped for this long may have lost its partitions: half of its session in the consumer group."""
 _MARK_BYTES = 15
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One call of `write`."""
+
+    claim: str
+    """By which it is known whether somebody else took up the same record meanwhile."""
+    began: float
+    """By the monotonic clock, from before the look at what is known."""
 
 
 @dataclass(slots=True)
@@ -77,17 +90,19 @@ class CrmDestination:
             for ref in refs
         }
         # What is there, and the note that a write begins, in one round trip: a crash from here on leaves a record to be asked.
+        turn = _Turn(secrets.token_hex(8), time.monotonic())
         known = await self._state.take_up(
             {
                 ref: {} if ref in barred else {one.analysis: one.version for one in given if not one.retracted}
                 for ref, given in by_ref.items()
-            }
+            },
+            turn.claim,
         )
         records = {ref: _Record(ref, Plan((), {}, ()), known[ref], outcome) for ref, outcome in barred.items()}
         # One account's trouble is its own; only what concerns the whole CRM is raised, after the others are done.
         answers = await asyncio.gather(
             *(
-                self._group(account, object_, {ref: by_ref[ref] for ref in refs}, known)
+                self._group(account, object_, {ref: by_ref[ref] for ref in refs}, known, turn)
                 for (account, object_), refs in groups.items()
                 if refs[0] not in barred
             ),
@@ -118,6 +133,7 @@ class CrmDestination:
         object_: str,
         by_ref: Mapping[RecordRef, Sequence[Insight]],
         known: Mapping[RecordRef, Mapping[str, Row]],
+        turn: _Turn,
     ) -> dict[RecordRef, _Record]:
         """Records of one object of one account."""
         account = self._accounts.account(account_id)
@@ -127,14 +143,14 @@ class CrmDestination:
         try:
             held = await self._held(account, object_, [ref for ref in by_ref if known[ref].get(RECORD, Row()).pending])
             records = {ref: self._planned(ref, insights, known[ref], held.get(ref)) for ref, insights in by_ref.items()}
-            await self._send(account, object_, [record for record in records.values() if record.plan.values])
+            await self._send(account, object_, [record for record in records.values() if record.plan.values], turn)
         except AccountUnavailable as error:
             retry_after = error.retry_after
             if error.cause == "TOKEN_REVOKED" and not await self._disconnect(account.id, error.detail or error.cause):
                 retry_after = JUST_CONNECTED_SECONDS
             later = Later(error.cause, retry_after)
             return {ref: _Record(ref, Plan((), {}, ()), known[ref], later) for ref in by_ref}
-        await self._note(records)
+        await self._note(records, turn)
         return records
 
     def _barred(self, account: Account | None, refs: Sequence[RecordRef]) -> Outcome | None:
@@ -172,15 +188,18 @@ class CrmDestination:
         if held is not None:
             known = as_found(known, held, mark)
         made = plan(insights, known, mark)
-        if (held is not None or made.fresh) and not any(analysis == RECORD for analysis, _ in made.rows):
+        if made.fresh and not any(analysis == RECORD for analysis, _ in made.rows):
             # The mark of a begun write is on the record's own row: it comes off with the others.
             made = replace(made, rows=(*made.rows, (RECORD, known.get(RECORD, Row()))))
         return _Record(ref, made, known, None if made.values else Unchanged() if made.fresh else Stale())
 
-    async def _send(self, account: Account, object_: str, records: Sequence[_Record]) -> None:
+    async def _send(self, account: Account, object_: str, records: Sequence[_Record], turn: _Turn) -> None:
         """Write and set each record's outcome."""
         if not records:
             return
+        if (stood := time.monotonic() - turn.began) > STANDSTILL_SECONDS:
+            # Others may have these records by now: what is known of them is looked at anew, should they still be ours.
+            raise Unavailable("process", why=f"it stood still for {stood:.0f} s")
         rows = {record.ref.id: record.plan.values for record in records}
         answer = await self._client.write(account, object_, rows)
         missing = [one for one, found in answer.items() if isinstance(found, CrmRefused) and found.unknown_fields]
@@ -192,16 +211,19 @@ class CrmDestination:
         for record in records:
             record.outcome = _translated(answer[record.ref.id])
 
-    async def _note(self, records: dict[RecordRef, _Record]) -> None:
+    async def _note(self, records: dict[RecordRef, _Record], turn: _Turn) -> None:
         done = [
             (record.ref, analysis, row)
             for record in records.values()
             if isinstance(record.outcome, Written | Unchanged | Stale)
             for analysis, row in record.plan.rows
         ]
-        for ref in await self._state.done(done):
-            # Somebody wrote a newer version while we wrote ours, so what the record shows is uncertain: do it again.
-            records[ref].outcome = Later("OVERTAKEN")
+        overtaken = await self._state.done(done, turn.claim)
+        if overtaken:
+            # Somebody else wrote while we wrote: which of the two came last, only the record itself can say.
+            await self._state.doubt(overtaken)
+            for ref in overtaken:
+                records[ref].outcome = Later("OVERTAKEN")
 
 
 def _translated(found: CrmWritten | CrmGone | CrmRefused | Busy) -> Outcome:

@@ -91,6 +91,7 @@ class KillWhileSlow(Kill):
 def _slow_kills() -> dict[str, type[Fault]]:
     found: dict[str, type[Fault]] = {}
     for kind, wire, server in (
+        ("translator", "kafka", "brokers"),
         ("hydrator", "crm", "CRM"),
         ("analyst", "model", "model"),
         ("sink-crm", "crm", "CRM"),

@@ -67,6 +67,25 @@ def test_latency_counts_what_it_holds(echo):
         assert wires.struck("server")["chunks held"] == 2
 
 
+def test_what_was_sent_before_the_sender_died_still_arrives():
+    arrived = threading.Event()
+
+    class Once(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            if self.request.recv(100) == b"the last words":
+                arrived.set()
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Once) as server, Wires() as wires:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        port = wires.add("server", server.server_address)
+        wires.delay("server", 0.05)
+        with socket.create_connection(("127.0.0.1", port)) as dying:
+            dying.sendall(b"the last words")
+        assert arrived.wait(2.0)
+        thread.join()
+
+
 def test_a_cut_connection_is_reset_and_a_refused_one_never_opens(echo):
     with Wires() as wires:
         port = wires.add("server", ("127.0.0.1", echo))

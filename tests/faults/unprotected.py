@@ -111,8 +111,8 @@ def no_pending() -> None:
 
     take_up = CrmState.take_up
 
-    async def unnoted(self: Any, insights: Any) -> Any:
-        return await take_up(self, {ref: {} for ref in insights})
+    async def unnoted(self: Any, insights: Any, claim: str) -> Any:
+        return await take_up(self, {ref: {} for ref in insights}, claim)
 
     CrmState.take_up = unnoted
 

@@ -40,6 +40,8 @@ class _End(asyncio.Protocol):
         self.waiting: deque[tuple[float, bytes]] = deque()
         self.timer: asyncio.TimerHandle | None = None
         self.deaf = False
+        self.last = False
+        """The other side has ended: close when all of it has arrived."""
         self.rewrite: Rewrite | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -78,7 +80,15 @@ class _End(asyncio.Protocol):
         now = asyncio.get_running_loop().time()
         while self.waiting and self.waiting[0][0] <= now and not self.wire.frozen:
             self._write(self.waiting.popleft()[1])
+        if self.last and not self.waiting:
+            self.transport.close()
         self._wait()
+
+    def end(self) -> None:
+        """Close once what is under way has arrived: what a process sent before it died is not unsent."""
+        self.last = True
+        if not self.waiting:
+            self.transport.close()
 
     def thaw(self) -> None:
         """Go on after `freeze`."""
@@ -106,7 +116,7 @@ class _End(asyncio.Protocol):
         if other is not None:
             other.other = None
             if not other.deaf and other.transport is not None:
-                other.transport.close()
+                other.end()
         self.wire.ends.discard(self)
 
     def reset(self) -> None:
@@ -154,12 +164,15 @@ class Wire:
                 _, back = await loop.create_connection(lambda: _End(self), host, port)
             except OSError:
                 continue
-            if front.transport.is_closing():
-                back.transport.abort()
-                return
-            front.other, back.other = back, front
             if self.rewrite_for is not None:
                 back.rewrite = self.rewrite_for()
+            if front.transport.is_closing():
+                # It came, said something and left before there was a way.
+                if front.early:
+                    back.send(bytes(front.early))
+                back.end()
+                return
+            front.other, back.other = back, front
             self.ends |= {front, back}
             if front.early:
                 back.send(bytes(front.early))

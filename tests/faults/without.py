@@ -45,7 +45,7 @@ UNPROTECTED = (
         "marks-first",
         "seen-marks are set before the acknowledgement, without an offset",
         {"translator": "marks-first"},
-        AllBrokersAway,
+        KILLS["kill-translator-busy"],
     ),
     Unprotected(
         "no-version-check",

@@ -25,7 +25,7 @@ from schemas.insight import (
     Version,
 )
 from schemas.record import RecordRef
-from sinks.destinations.crm_state import NEVER, RECORD, Row
+from sinks.destinations.crm_state import DOUBTED, NEVER, RECORD, Row
 
 NOON = datetime(2026, 11, 22, 12, 0, 0, 123000, tzinfo=UTC)
 ACCOUNT = Account(id="hubspot:123", tenant="acme", crm="hubspot", name="", config={}, credentials={"access_token": "t"})
@@ -131,28 +131,36 @@ class MemoryState:
 
     def __init__(self) -> None:
         self.rows: dict[RecordRef, dict[str, Row]] = {}
+        self.claims: dict[RecordRef, str] = {}
         self.lose_next_done = False
 
-    async def take_up(self, insights):
+    async def take_up(self, insights, claim=""):
         before = {ref: dict(self.rows.get(ref, {})) for ref in insights}
         for ref, versions in insights.items():
             if any(version > before[ref].get(analysis, Row()).version for analysis, version in versions.items()):
                 row = self.rows.setdefault(ref, {}).get(RECORD, Row(version=NEVER))
                 self.rows[ref][RECORD] = replace(row, pending=True)
+                self.claims[ref] = claim
         return before
 
-    async def done(self, rows):
+    async def done(self, rows, claim=""):
         if self.lose_next_done:
             self.lose_next_done = False
             raise ConnectionError("killed between the CRM's answer and the note of it")
         overtaken = set()
         for ref, analysis, row in rows:
             held = self.rows.setdefault(ref, {}).get(analysis)
-            if held is not None and held.version > row.version:
-                overtaken.add(ref)
-            else:
+            mine = analysis != RECORD or held is None or self.claims.get(ref, "") == claim
+            if mine and (held is None or held.version <= row.version):
                 self.rows[ref][analysis] = replace(row, pending=False)
+            else:
+                overtaken.add(ref)
         return overtaken
+
+    async def doubt(self, refs):
+        for ref in refs:
+            self.rows[ref][RECORD] = replace(self.rows[ref][RECORD], pending=True)
+            self.claims[ref] = DOUBTED
 
 
 class FakeCrm:

@@ -66,13 +66,13 @@ class State(MemoryState):
         super().__init__()
         self.world = world
 
-    async def take_up(self, insights: Any) -> Any:
+    async def take_up(self, insights: Any, claim: str = "") -> Any:
         await self.world.effect()
-        return await super().take_up(insights)
+        return await super().take_up(insights, claim)
 
-    async def done(self, rows: Any) -> Any:
+    async def done(self, rows: Any, claim: str = "") -> Any:
         await self.world.effect()
-        return await super().done(rows)
+        return await super().done(rows, claim)
 
 
 class Crm(FakeCrm):
@@ -338,7 +338,7 @@ def test_the_judge_can_say_no() -> None:
     """A judge that finds nothing proves nothing: without the note that a write begins, a lost answer doubles it."""
     machine = Sinks()
 
-    async def unnoted(insights: Any) -> Any:
+    async def unnoted(insights: Any, _claim: str) -> Any:
         return {ref: dict(machine.state.rows.get(ref, {})) for ref in insights}
 
     try:

@@ -340,6 +340,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("state_hash"),
     )
     op.create_index(op.f("ix_oauth_flows_expires_at"), "oauth_flows", ["expires_at"], unique=False)
+    op.add_column(
+        "destination_state",
+        sa.Column("claim", sa.Text(), server_default="", nullable=False, comment="who began it: one call of the sink"),
+    )
     op.add_column("llm_usage", sa.Column("cached_input_tokens", sa.BigInteger(), server_default="0", nullable=False))
     op.add_column(
         "llm_usage",
@@ -426,6 +430,7 @@ def downgrade() -> None:
     op.drop_column("llm_usage", "model_seconds")
     op.drop_column("llm_usage", "attempts")
     op.drop_column("llm_usage", "cached_input_tokens")
+    op.drop_column("destination_state", "claim")
     op.drop_index(op.f("ix_oauth_flows_expires_at"), table_name="oauth_flows")
     op.drop_table("oauth_flows")
     op.drop_index(op.f("ix_backfills_tenant"), table_name="backfills")
