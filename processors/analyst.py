@@ -142,6 +142,8 @@ class _Look:
     key: DataKey | None = None
     evidence: Evidence | None = None
     """Of its snapshot, worked out once for all analyses."""
+    older: list[Received[RecordSnapshot]] = field(default_factory=list)
+    """Its earlier snapshots of the same batch."""
 
     @property
     def snapshot(self) -> RecordSnapshot:
@@ -303,7 +305,7 @@ class Analyst:
             kept = look.states.get(analysis.name)
             if kept is None or kept.input != read:
                 wanted.append((analysis, read))
-            elif look.reason in SKIPS_UNCHANGED:
+            elif look.reason in SKIPS_UNCHANGED and not self._may_have_said_else(look, kept, analysis):
                 metrics.INSIGHTS.labels(analysis.name, "unchanged").inc()
             elif (again := self._again(look, kept)) is not None:
                 outcome.insights.append((again, read))
@@ -434,7 +436,7 @@ class Analyst:
         for name in sorted(applying | look.states.keys()):
             kept = look.states.get(name)
             already = kept is not None and not kept.input and look.reason in SKIPS_UNCHANGED
-            if already or self._is_known(look, name):
+            if (already and not any(not each.payload.deleted for each in look.older)) or self._is_known(look, name):
                 continue
             metrics.INSIGHTS.labels(name, "retracted").inc()
             retracted = Insight(
@@ -463,8 +465,20 @@ class Analyst:
         kept = look.states.get(name)
         return kept is not None and kept.version >= self._version(look, name)
 
-    def _input(self, look: _Look, analysis: Analysis) -> bytes:
-        snapshot = look.snapshot
+    def _may_have_said_else(self, look: _Look, kept: Kept, analysis: Analysis) -> bool:
+        """Whether an earlier snapshot of this batch differs from what is kept, although the newest does not.
+
+        It may have been published before a crash that came ahead of the keeping, and would be the last word then: what is
+        kept is said once more.
+        """
+        return any(
+            (self._epoch, each.offset) > kept.version[:2]
+            and (each.payload.deleted or self._input(look, analysis, each.payload) != kept.input)
+            for each in look.older
+        )
+
+    def _input(self, look: _Look, analysis: Analysis, snapshot: RecordSnapshot | None = None) -> bytes:
+        snapshot = snapshot or look.snapshot
         generation = look.rules.generation(snapshot.tenant, analysis.name)
         read = [analysis.name, analysis.version, generation, analysis.inputs(snapshot)]
         return self._fingerprint(snapshot.tenant, orjson.dumps(read, option=orjson.OPT_SORT_KEYS))
@@ -553,8 +567,9 @@ def _newest(received: Iterable[Received[RecordSnapshot]]) -> dict[RecordRef, _Lo
         look.latest_read = max(look.latest_read, snapshot.read_at)
         look.news = look.news or _is_news(snapshot)
         look.lane = "live" if snapshot.lane == "live" else look.lane
-        if each.offset > look.received.offset:
-            look.received = each
+        older = min(each, look.received, key=lambda one: one.offset)
+        look.received = max(each, look.received, key=lambda one: one.offset)
+        look.older.append(older)
     return looks
 
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
+import redis
 from pydantic import SecretStr
 
 from infra.database.engine import migrate
@@ -89,7 +90,15 @@ def _migrated_url(addresses: Addresses, _migrated: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def settings(addresses: Addresses, _migrated_url: str) -> Settings:
+def _no_limits_left_over(addresses: Addresses) -> None:
+    """Circuits, limits and turns of the gateway are shared by all who use this Redis: a test begins without earlier ones'."""
+    with redis.Redis.from_url(addresses.redis_url) as client:
+        for key in client.scan_iter("hookline:llm:*", count=1000):
+            client.delete(key)
+
+
+@pytest.fixture
+def settings(addresses: Addresses, _migrated_url: str, _no_limits_left_over: None) -> Settings:
     """Settings of a process on these servers, with a migrated database of the test's own."""
     return Settings(
         environment="development",

@@ -188,9 +188,11 @@ class CrmDestination:
         if held is not None:
             known = as_found(known, held, mark)
         made = plan(insights, known, mark)
-        if made.fresh and not any(analysis == RECORD for analysis, _ in made.rows):
-            # The mark of a begun write is on the record's own row: it comes off with the others.
-            made = replace(made, rows=(*made.rows, (RECORD, known.get(RECORD, Row()))))
+        if made.fresh:
+            # The mark of a begun write is on the record's own row: it comes off with the others. And what the record was found
+            # to hold is noted for all analyses: the next batch may speak of another one.
+            noted = {RECORD: known.get(RECORD, Row())} if held is None else known
+            made = replace(made, rows=tuple({**noted, **dict(made.rows)}.items()))
         return _Record(ref, made, known, None if made.values else Unchanged() if made.fresh else Stale())
 
     async def _send(self, account: Account, object_: str, records: Sequence[_Record], turn: _Turn) -> None:

@@ -166,6 +166,9 @@ async def place(settings: Settings, tenant: str) -> AsyncIterator[Place]:
                 "provider": "groq",
                 "groq_api_key": SecretStr("gsk_anything"),
                 "groq_base_url": url,
+                # One model, one question a call: a plan cannot know which cheap answers are judged too weak, or what shares a call.
+                "model_cheap": "",
+                "pack_items": 1,
                 "analyses": ("lead_intel", "requirements", "data_quality"),
             }
         )

@@ -202,6 +202,21 @@ class TestHubSpot:
         properties = sandbox.controls.record(account.id, "contact", one)["properties"]
         return {name: value for name, value in properties.items() if name.startswith("hookline_")}
 
+    async def test_of_two_claims_on_a_record_neither_is_taken_at_its_word(self, engine):
+        """INVARIANT: two sinks that wrote at once leave the record to be asked; otherwise an old text stays for ever."""
+        state, ref, version = CrmState(engine, "hubspot"), insight().ref, Version(1, 7, 1)
+        rows = [(ref, "lead_intel", Row(version, NOON, {})), (ref, RECORD, Row(version, NOON, {}))]
+        await state.take_up({ref: {"lead_intel": version}}, "one")
+        await state.take_up({ref: {"lead_intel": version}}, "other")
+        assert await state.done(rows, "one") == {ref}
+        await state.doubt({ref})
+        assert await state.done(rows, "other") == {ref}
+        assert (await state.load([ref]))[ref][RECORD].pending
+        newer = Version(1, 8, 1)
+        await state.take_up({ref: {"lead_intel": newer}}, "third")
+        assert await state.done([(ref, RECORD, Row(newer, NOON, {}))], "third") == set()
+        assert not (await state.load([ref]))[ref][RECORD].pending
+
     async def test_three_analyses_are_one_row_of_one_call(self, sandbox, account, destination):
         ids = sandbox.controls.records(account.id, "contact")[:5]
         given = [insight(payload, 1, record=one) for one in ids for payload in (lead(), requirements(), quality())]

@@ -88,10 +88,27 @@ class KillWhileSlow(Kill):
         await super().recover(stand)
 
 
+class KillCutOff(Kill):
+    """It dies while the brokers cannot be reached, with work that it could not hand on."""
+
+    name = "kill-translator-cut-off"
+    said = "SIGKILL of the translator while it cannot reach any broker"
+    kind = "translator"
+    short, long = 4.0, 8.0
+
+    async def inject(self, stand: Stand) -> None:
+        stand.wires.refuse("kafka", refused=True)
+        await asyncio.sleep(stand.chance.uniform(1.0, 2.0))
+        await super().inject(stand)
+
+    async def recover(self, stand: Stand) -> None:
+        stand.wires.refuse("kafka", refused=False)
+        await super().recover(stand)
+
+
 def _slow_kills() -> dict[str, type[Fault]]:
     found: dict[str, type[Fault]] = {}
     for kind, wire, server in (
-        ("translator", "kafka", "brokers"),
         ("hydrator", "crm", "CRM"),
         ("analyst", "model", "model"),
         ("sink-crm", "crm", "CRM"),
@@ -209,4 +226,10 @@ def _hangs() -> dict[str, type[Fault]]:
     return found
 
 
-FAULTS: dict[str, type[Fault]] = {**_kills(), **_slow_kills(), RollingRestart.name: RollingRestart, **_hangs()}
+FAULTS: dict[str, type[Fault]] = {
+    **_kills(),
+    **_slow_kills(),
+    KillCutOff.name: KillCutOff,
+    RollingRestart.name: RollingRestart,
+    **_hangs(),
+}

@@ -45,7 +45,7 @@ UNPROTECTED = (
         "marks-first",
         "seen-marks are set before the acknowledgement, without an offset",
         {"translator": "marks-first"},
-        KILLS["kill-translator-busy"],
+        KILLS["kill-translator-cut-off"],
     ),
     Unprotected(
         "no-version-check",

@@ -321,6 +321,42 @@ async def test_a_deletion_takes_back_what_a_crash_left_unrecorded(stage):
     assert [one.retracted for one in stage.insights] == [False, False, True, True]
 
 
+@pytest.mark.parametrize("between", [{"fields": {"jobtitle": "CEO"}}, {"deleted": True}])
+async def test_what_a_crash_left_unrecorded_is_not_the_last_word_when_all_is_as_before(stage, between):
+    """INVARIANT: published, not kept, and taken back within the same redelivered batch: what is kept is said once more.
+
+    If it breaks, the newest snapshot looks unchanged, and what stands everywhere was made from a state that is over.
+    """
+    await stage.see(snapshot())
+    first = len(stage.log.of(RECORDS))
+    raws = stage.log.put(RECORDS, snapshot(when=1, **between))
+    stage.world.crash_at = stage.world.effects + 2
+    with pytest.raises(Crash):
+        await stage.analyst.handle(raws)
+    stage.log.put(RECORDS, snapshot(when=2))
+    await stage.made().handle(stage.log.raws(RECORDS, first))
+    last = {
+        name: max((i for i in stage.insights if i.analysis == name), key=lambda i: i.version)
+        for name in ("data_quality", "lead_intel")
+    }
+    assert not any(each.retracted for each in last.values())
+    assert {each.as_of for each in last.values()} == {at(2)}
+    assert len(stage.gateway.callers) <= 3
+
+
+async def test_a_deletion_that_was_known_is_told_again_after_a_life_that_nobody_kept(stage):
+    """The same the other way round: alive for a moment, published, not kept, and gone again."""
+    await stage.see(snapshot(), snapshot(when=1, deleted=True))
+    first = len(stage.log.of(RECORDS))
+    raws = stage.log.put(RECORDS, snapshot(when=2))
+    stage.world.crash_at = stage.world.effects + 2
+    with pytest.raises(Crash):
+        await stage.analyst.handle(raws)
+    stage.log.put(RECORDS, snapshot(when=3, deleted=True))
+    await stage.made().handle(stage.log.raws(RECORDS, first))
+    assert [each.retracted for each in stage.insights[-2:]] == [True, True]
+
+
 async def test_a_restored_record_is_analysed_anew(stage):
     await stage.see(snapshot())
     await stage.see(snapshot(when=1, deleted=True))

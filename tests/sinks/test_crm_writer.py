@@ -142,9 +142,9 @@ async def test_a_newer_write_by_somebody_else_is_noticed(world):
     ref = insight().ref
     done = world.state.done
 
-    async def overtaken(rows):
+    async def overtaken(rows, claim):
         world.state.rows[ref][RECORD] = Row(insight(offset=9).version, NOON)
-        return await done(rows)
+        return await done(rows, claim)
 
     world.state.done = overtaken
     assert await world.sink.write([insight()]) == [Later("OVERTAKEN")]
@@ -192,3 +192,45 @@ async def test_an_older_analysis_leaves_no_mark_of_a_begun_write(world):
     assert row.version == insight(offset=9).version
     await world.sink.write([insight(lead(90), 10)])
     assert world.crm.asked == []
+
+
+async def test_what_an_unconfirmed_write_left_is_known_whatever_comes_next(world):
+    """INVARIANT: after a lost answer the messages may come again in other batches, one analysis at a time.
+
+    If it breaks, what the record shows of the other analyses is believed to be what it was before: a text is written twice,
+    or an old one stays for ever.
+    """
+    ref = insight().ref
+    await world.sink.write([insight(lead(10), 1)])
+    world.state.lose_next_done = True
+    with pytest.raises(ConnectionError):
+        await world.sink.write([insight(quality(50), 2), insight(lead(20), 3)])
+    assert world.crm.records[ref.id]["score"] == "20"
+    await world.sink.write([insight(quality(50), 2)])
+    # What was said before the unconfirmed write is said again: its text differs from what the record shows.
+    await world.sink.write([insight(lead(10), 4)])
+    assert world.crm.records[ref.id]["score"] == "10"
+
+
+async def test_two_sinks_that_hold_one_record_at_once_both_do_it_again(world):
+    """INVARIANT: of two writes at once nobody knows which came last. If it breaks, an old text stays on the record for ever."""
+    ref = insight().ref
+    done = world.state.done
+
+    async def taken_up_meanwhile(rows, claim):
+        await world.state.take_up({ref: {"lead_intel": insight(offset=9).version}}, "another's")
+        return await done(rows, claim)
+
+    world.state.done = taken_up_meanwhile
+    assert await world.sink.write([insight()]) == [Later("OVERTAKEN")]
+    row = world.state.rows[ref][RECORD]
+    assert row.pending, "whoever writes next asks the record"
+    assert await done([(ref, RECORD, row)], "another's") == {ref}, "and the other one's write counts no more than ours"
+
+
+async def test_a_process_that_stood_still_looks_again_before_it_writes(world, monkeypatch):
+    """INVARIANT: whoever was stopped past its session writes nothing that others have overtaken."""
+    monkeypatch.setattr("sinks.destinations.crm_writer.STANDSTILL_SECONDS", -1.0)
+    with pytest.raises(Unavailable, match="stood still"):
+        await world.sink.write([insight()])
+    assert world.crm.writes == []
