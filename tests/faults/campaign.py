@@ -37,6 +37,7 @@ class Pace:
     """Let the time have come for what is set aside, once the fault is over: a short run does not wait half a minute."""
 
 
+STILL_SECONDS = 60.0
 ALWAYS = frozenset({"RECORD_GONE"})
 """Dead letters that are no fault's: somebody deleted a record while a change of it was under way."""
 
@@ -114,7 +115,7 @@ async def run_round(
 
 async def _run_without(stand: Stand, judge: Judge, each: Unprotected, seed: int, pace: Pace, tell: Tell) -> Round:
     """Up to `tries` rounds: a window of milliseconds is not hit each time."""
-    short = replace(pace, long=False, hurry=True, patience=45.0)
+    short = replace(pace, long=False, hurry=True, patience=150.0)
     told = Round(each.fault.name, seed, without=each.protection)
     try:
         await stand.roles.without(each.roles)
@@ -132,15 +133,21 @@ async def _run_without(stand: Stand, judge: Judge, each: Unprotected, seed: int,
 
 
 async def _settle(stand: Stand, judge: Judge, pace: Pace) -> tuple[Verdict, bool]:
-    """Wait until all is settled, or too long."""
+    """Wait until all is settled, or too long, or for a minute in which nothing has moved."""
     deadline = time.monotonic() + pace.patience
     verdict: Verdict | None = None
+    moved, before = time.monotonic(), ""
     while time.monotonic() < deadline:
         if pace.hurry:
             await asyncio.to_thread(
                 stand.sql, "UPDATE set_aside SET due_at = now() WHERE due_at > now() AND emitted_at IS NULL"
             )
-        if await judge.quiet() is None:
+        waits_for = await judge.quiet()
+        if (now := f"{waits_for} {verdict and len(verdict.lost)}") != before:
+            moved, before = time.monotonic(), now
+        elif time.monotonic() - moved > STILL_SECONDS:
+            break
+        if waits_for is None:
             verdict = await judge.verdict()
             if not verdict.lost:
                 return verdict, True

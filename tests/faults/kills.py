@@ -76,12 +76,14 @@ class KillWhileSlow(Kill):
     """The same while every answer of a server is long under way, so that it dies in the middle of something."""
 
     wire: ClassVar[str]
-    short, long = 4.0, 8.0
+    short, long = 4.0, 18.0
 
-    async def inject(self, stand: Stand) -> None:
+    async def _kill(self, stand: Stand) -> None:
         stand.wires.delay(self.wire, SLOW_SECONDS)
         await asyncio.sleep(4 * SLOW_SECONDS * stand.chance.uniform(1.0, 2.0))
-        await super().inject(stand)
+        await super()._kill(stand)
+        # What is on its way arrives late; others need not suffer longer.
+        stand.wires.delay(self.wire, 0.0)
 
     async def recover(self, stand: Stand) -> None:
         stand.wires.delay(self.wire, 0.0)
