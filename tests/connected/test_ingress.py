@@ -300,6 +300,9 @@ async def test_it_refuses_to_start_incomplete_and_says_why(settings: Settings):
             await build_role(settings.model_copy(update=changes)).start()
 
 
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # aiokafka's, of the connection that was cut
 async def test_while_kafka_is_away_senders_are_asked_to_come_again(settings: Settings, tenant: str):
     """A broker of the test's own, stopped under load: 503 with Retry-After, in less time than HubSpot waits."""
     with tempfile.TemporaryDirectory(prefix="hookline-away-", ignore_cleanup_errors=True) as folder:

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 from tests.faults import kafka_faults, kills, messages, network, others, replays, report, stores
 from tests.faults.campaign import Pace, Round, run_all
@@ -49,6 +50,11 @@ def chosen(names: str) -> list[type[Fault]]:
     return [FAULTS[name] for name in names.split(",")]
 
 
+def _ended(_number: int, _frame: FrameType | None) -> None:
+    tell("ended by SIGTERM")
+    raise SystemExit(143)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--seeds", default="1,2,3", help="comma-separated")
@@ -65,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     # What clients say while their server is away is what this is about.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, _ended)
     faults = chosen(given.only)
     nodes = 3
     without = [each for each in UNPROTECTED if given.without == "all" or each.protection in given.without.split(",")]
