@@ -16,7 +16,7 @@ from typing import Protocol
 import orjson
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from infra.database.statement import Statements
+from infra.database.statement import WITHOUT_FLUSH, Statements
 from infra.keyring import DataKey, Undecryptable, key_id_of, open_sealed, seal
 from processors.matching import OBJECTS, Features, Match, blocking_keys, features, likely
 from schemas.record import RecordRef, RecordSnapshot
@@ -33,11 +33,13 @@ ROWS_AT_HAND = 500
 _ROWS_AT_ONCE = 25
 """Compared without letting others of the process go on: a batch compares thousands."""
 
-# A conflict locks its row even where nothing differs, and a lock waits for the disk: what stands there already is left out.
-_UPSERT = """
+# A conflict locks its row even where nothing differs: what stands there already is left out. The batch that this belongs to keeps
+# its own state afterwards, which takes this to the disk with it.
+_UPSERT = f"""
     INSERT INTO match_index (tenant, account, object, record_id, blocks, sealed_features)
     SELECT tenant, account, object, record_id, string_to_array(blocks, ','), sealed
-    FROM unnest(%(tenant)s::text[], %(account)s::text[], %(object)s::text[], %(record_id)s::text[],
+    FROM {WITHOUT_FLUSH} CROSS JOIN
+         unnest(%(tenant)s::text[], %(account)s::text[], %(object)s::text[], %(record_id)s::text[],
                 %(blocks)s::text[], %(sealed)s::bytea[]) AS given(tenant, account, object, record_id, blocks, sealed)
     WHERE NOT EXISTS (
         SELECT FROM match_index m
@@ -47,7 +49,7 @@ _UPSERT = """
     ON CONFLICT (tenant, account, object, record_id) DO UPDATE
     SET blocks = excluded.blocks, sealed_features = excluded.sealed_features
     WHERE match_index.blocks IS DISTINCT FROM excluded.blocks
-"""
+"""  # noqa: S608 - made of constants
 _REMOVE = """
     DELETE FROM match_index USING unnest(%(tenant)s::text[], %(account)s::text[], %(object)s::text[],
                                          %(record_id)s::text[]) AS given(tenant, account, object, record_id)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import orjson
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from infra.database.statement import Statements
+from infra.database.statement import WITHOUT_FLUSH, Statements
 from schemas.insight import Version
 from schemas.record import RecordRef
 
@@ -26,11 +26,13 @@ BEGINNING = datetime.fromtimestamp(0, UTC)
 
 _REF = "tenant, account, object, record_id"
 _VERSION = "epoch, snapshot_offset, generation"
-# All parts of a statement see the table as it was before it: what is returned is from before the mark was set.
+# All parts of a statement see the table as it was before it: what is returned is from before the mark was set. The mark is for a
+# process that dies, not for a server that does: should both go down within these milliseconds, the same values are written again.
 _TAKE_UP = f"""
     WITH given AS (
-      SELECT * FROM unnest(%(tenants)s::text[], %(accounts)s::text[], %(objects)s::text[], %(ids)s::text[],
-                           %(analyses)s::text[], %(epochs)s::int[], %(offsets)s::bigint[], %(generations)s::int[])
+      SELECT g.* FROM {WITHOUT_FLUSH} CROSS JOIN
+        unnest(%(tenants)s::text[], %(accounts)s::text[], %(objects)s::text[], %(ids)s::text[],
+               %(analyses)s::text[], %(epochs)s::int[], %(offsets)s::bigint[], %(generations)s::int[])
         AS g ({_REF}, analysis, {_VERSION})
     ), known AS MATERIALIZED (
       SELECT {_REF}, s.analysis, {_VERSION}, s.as_of, s.written, s.pending

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from infra.database import engine as module
 from infra.database.engine import build_engine
-from infra.database.statement import Statements
+from infra.database.statement import WITHOUT_FLUSH, Statements
 from infra.unavailable import Unavailable, as_unavailable
 
 pytestmark = pytest.mark.connected
@@ -47,6 +47,14 @@ async def test_the_same_holds_for_a_lean_statement(engine, settings):
         rows = await statements.run("select %(number)s::int as number", {"number": 7})
         assert rows == [(7,)]
         assert hang_up(settings) >= 1
+
+
+async def test_a_commit_that_is_not_waited_for_is_that_statements_own(engine):
+    """INVARIANT: the next statement of the same connection waits for the disk again. If this fails, an acknowledged effect may be lost."""
+    statements = Statements(engine)
+    asked = "select current_setting('synchronous_commit')"
+    assert await statements.run(f"{asked} from {WITHOUT_FLUSH}", {}) == [("off",)]
+    assert await statements.run(asked, {}) == [("on",)]
 
 
 async def test_lean_statements_keep_half_of_the_pool_at_most_and_give_it_up_with_the_engine(settings):
