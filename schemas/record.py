@@ -7,13 +7,18 @@ Law: vendor field names and values are kept as the CRM gave them, because a rep 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer
 
 
+@lru_cache(maxsize=8_192)  # a message says the same few moments again and again
 def _iso_millis(value: datetime) -> str:
-    return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    text = value.isoformat(timespec="milliseconds")
+    if not text.endswith("+00:00"):
+        text = value.astimezone(UTC).isoformat(timespec="milliseconds")
+    return text[:-6] + "Z"
 
 
 Timestamp = Annotated[AwareDatetime, PlainSerializer(_iso_millis, return_type=str)]
@@ -25,7 +30,7 @@ MAX_SNAPSHOT_BYTES = 256 * 1024
 ObjectType = Literal["contact", "company", "deal", "lead", "ticket", "note", "email", "other"]
 """Our names for CRM objects. Salesforce: Account is `company`, Opportunity is `deal`, Task and ContentNote are `note`."""
 
-Reason = Literal["webhook", "backfill", "reconcile", "replay", "set_aside", "redrive", "fenced"]
+Reason = Literal["webhook", "gap", "backfill", "reconcile", "replay", "set_aside", "redrive", "fenced"]
 """Why a record is looked at. Anything but `webhook` passes even where nothing seems to have changed."""
 
 
@@ -87,7 +92,7 @@ class RecordSnapshot(Message):
     crm: str
     """Which CRM's field names these are: `hubspot`, `salesforce`."""
     fields: dict[str, str] = Field(default_factory=dict)
-    """Vendor field name → value; empty fields are absent; our own fields are never in here."""
+    """Vendor field name → value; empty fields are absent; our own fields are never in here (see `feedback`)."""
     known_fields: tuple[str, ...] = ()
     """Names that were asked for and exist, so that an absent one is known to be empty."""
     concepts: dict[str, str] = Field(default_factory=dict)
@@ -97,6 +102,8 @@ class RecordSnapshot(Message):
     changed: tuple[str, ...] = ()
     """Fields (or `notes`, `related`) that differ from the snapshot before; empty for the first one."""
     notes: tuple[Note, ...] = ()
+    feedback: dict[str, str] = Field(default_factory=dict)
+    """What people wrote of earlier insights into our fields that are theirs: `feedback` (up, down), `feedback_note`."""
     related: tuple[Related, ...] = ()
     modified_at: Timestamp
     """The CRM's own last-modified time at the moment of reading."""

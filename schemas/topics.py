@@ -53,7 +53,8 @@ class Topic(Generic[P]):
         return {**policy, **self.settings}
 
 
-def _record(payload: Any) -> str:
+def by_record(payload: Any) -> str:
+    """The record's name, as `str(RecordRef)`: what keeps all that is said of it on one partition."""
     return f"{payload.tenant}/{payload.account}/{payload.object}/{payload.id}"
 
 
@@ -68,17 +69,17 @@ DELIVERIES: Topic[Delivery] = Topic(
     retention_ms=72 * HOURS,
 )
 CHANGES: Topic[Change] = Topic(
-    "crm.changes", Change, "hookline.change.v1", key=_record, partition_by=_record, scope="record"
+    "crm.changes", Change, "hookline.change.v1", key=by_record, partition_by=by_record, scope="record"
 )
 CHANGES_BULK: Topic[Change] = Topic(
-    "crm.changes.bulk", Change, "hookline.change.v1", key=_record, partition_by=_record, scope="record"
+    "crm.changes.bulk", Change, "hookline.change.v1", key=by_record, partition_by=by_record, scope="record"
 )
 RECORDS: Topic[RecordSnapshot] = Topic(
     "crm.records",
     RecordSnapshot,
     "hookline.record.v1",
-    key=_record,
-    partition_by=_record,
+    key=by_record,
+    partition_by=by_record,
     scope="record",
     compacted=True,
 )
@@ -86,9 +87,9 @@ INSIGHTS: Topic[Insight] = Topic(
     "crm.insights",
     Insight,
     "hookline.insight.v1",
-    key=lambda i: f"{_record(i)}/{i.analysis}",
+    key=lambda i: f"{by_record(i)}/{i.analysis}",
     # All insights of a record on one partition: a destination sees them in order and can write them together.
-    partition_by=_record,
+    partition_by=by_record,
     scope="record",
     compacted=True,
 )
@@ -98,8 +99,8 @@ INSIGHTS_REDRIVEN: Topic[Insight] = Topic(
     "crm.insights.redriven",
     Insight,
     "hookline.insight.v1",
-    key=lambda i: f"{_record(i)}/{i.analysis}",
-    partition_by=_record,
+    key=lambda i: f"{by_record(i)}/{i.analysis}",
+    partition_by=by_record,
     scope="record",
 )
 DEAD_LETTERS: Topic[DeadLetter] = Topic(

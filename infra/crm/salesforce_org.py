@@ -135,13 +135,7 @@ class Orgs:
             CrmUnavailable: no proper answer within the budget.
         """
         org = self._org(account)
-
-        async def run(call: Callable[[], Any]) -> Any:
-            try:
-                return await self._calls.run(account.id, call, operation)
-            except TryAgain as error:
-                raise CrmUnavailable("salesforce", error.what, error.after) from error
-
+        run = self._runner(account, operation)
         if org.client is None:
             await self._renew(org, account, run, "")
         try:
@@ -154,6 +148,27 @@ class Orgs:
             raise AccountUnavailable(
                 account.id, "TOKEN_REVOKED", "Salesforce refuses a token that it has just issued"
             ) from error
+
+    async def access(self, account: Account, refused: str = "") -> tuple[str, str]:
+        """An access token and the URL of the org's instance, for an API of Salesforce's that the library does not speak.
+
+        `refused`: the token that was refused there; then another is given. Raises AccountUnavailable and CrmUnavailable.
+        """
+        org = self._org(account)
+        if org.client is None or (refused and org.client.session_id == refused):
+            await self._renew(org, account, self._runner(account, "token"), refused)
+        client = org.client
+        assert client is not None
+        return str(client.session_id), org.instance
+
+    def _runner(self, account: Account, operation: str) -> Callable[[Callable[[], Any]], Any]:
+        async def run(call: Callable[[], Any]) -> Any:
+            try:
+                return await self._calls.run(account.id, call, operation)
+            except TryAgain as error:
+                raise CrmUnavailable("salesforce", error.what, error.after) from error
+
+        return run
 
     async def _renew(self, org: _Org, account: Account, run: Callable[[Callable[[], Any]], Any], refused: str) -> None:
         """Get a new access token, unless somebody else did since `refused` was the token."""
@@ -222,6 +237,8 @@ class _Org:
         self._instance = str(account.config.get("instance_url") or "")
         self._login = str(account.config.get("login_url") or oauth.SALESFORCE_LOGIN)
         self.renewing = asyncio.Lock()
+        self.instance = self._instance
+        """The URL that the current token is good at."""
         self.client: Salesforce | None = None
         if self.credentials.get("access_token"):
             self.client = self._connected(str(self.credentials["access_token"]), self._instance)
@@ -231,6 +248,7 @@ class _Org:
             raise AccountUnavailable(
                 self._account, "FORBIDDEN", "config.instance_url is missing: give the org's My Domain URL"
             )
+        self.instance = instance
         return Salesforce(
             session_id=token, instance_url=instance, session=self.session, version=API_VERSION, object_pairs_hook=None
         )

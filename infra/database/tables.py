@@ -554,3 +554,71 @@ llm_provider_objects = sa.Table(
     _now(),
     sa.Column("accounted_at", sa.DateTime(timezone=True), comment="of a batch: its results are in llm_usage"),
 )
+
+# Salesforce's change events (Pub/Sub API): how far each stream is, who reads it, and what has to be read again.
+
+event_streams = sa.Table(
+    "event_streams",
+    metadata,
+    sa.Column("endpoint", sa.Text, sa.ForeignKey("endpoints.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("replay_id", sa.LargeBinary, comment="opaque; Kafka has acknowledged all up to it"),
+    sa.Column(
+        "heard_until", sa.DateTime(timezone=True), comment="by the CRM's clock: nothing committed before is missing"
+    ),
+    sa.Column("checkpoint_at", sa.DateTime(timezone=True)),
+    sa.Column("last_event_at", sa.DateTime(timezone=True), comment="when the last event came"),
+    sa.Column("events", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("owner", sa.Text, nullable=False, server_default=""),
+    sa.Column("fence", sa.BigInteger, nullable=False, server_default="0", comment="raised with each change of owner"),
+    sa.Column("owned_until", sa.DateTime(timezone=True)),
+    sa.Column("state", sa.Text, nullable=False, server_default="new", comment="streaming, or why not"),
+    sa.Column("detail", sa.Text, nullable=False, server_default="", comment="what to do; names and codes, no content"),
+    sa.Column("state_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+)
+
+event_schemas = sa.Table(
+    "event_schemas",
+    metadata,
+    sa.Column("endpoint", sa.Text, sa.ForeignKey("endpoints.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("schema_id", sa.Text, primary_key=True, comment="the CRM's fingerprint"),
+    sa.Column("schema_json", sa.Text, nullable=False, comment="Avro, as the CRM gives it: names of fields, no values"),
+    _now(),
+)
+
+event_resyncs = sa.Table(
+    "event_resyncs",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+    sa.Column("endpoint", sa.Text, sa.ForeignKey("endpoints.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("account", sa.Text, nullable=False),
+    sa.Column("object", sa.Text, nullable=False),
+    sa.Column("mark", sa.Text, nullable=False, comment="hash of what asked for it: it asks once"),
+    sa.Column("cause", sa.Text, nullable=False, comment="GAP_OVERFLOW, WILDCARD, REPLAY_ID, TOO_LARGE"),
+    sa.Column("since", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("until", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("position", sa.Text, nullable=False, server_default="", comment="where its next page begins"),
+    sa.Column("records", sa.BigInteger, nullable=False, server_default="0"),
+    _now(),
+    sa.Column("done_at", sa.DateTime(timezone=True)),
+    sa.UniqueConstraint("endpoint", "object", "mark"),
+)
+
+# Comparing accounts with their CRMs: how far each kind of record is, and what no webhook told.
+
+reconciliations = sa.Table(
+    "reconciliations",
+    metadata,
+    sa.Column("account", sa.Text, sa.ForeignKey("accounts.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("object", sa.Text, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("since", sa.DateTime(timezone=True), nullable=False, comment="compared up to here, less the overlap"),
+    sa.Column("until", sa.DateTime(timezone=True), comment="end of the stretch under way"),
+    sa.Column("position", sa.Text, comment="where its next page begins"),
+    sa.Column("tried_at", sa.DateTime(timezone=True)),
+    sa.Column("ended_at", sa.DateTime(timezone=True)),
+    sa.Column("compared", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("fed", sa.BigInteger, nullable=False, server_default="0", comment="announced on the bulk lane"),
+    sa.Column("missed", sa.BigInteger, nullable=False, server_default="0", comment="of those, the ones that differed"),
+    sa.Column("missed_at", sa.DateTime(timezone=True)),
+    sa.Column("waiting", sa.Text, nullable=False, server_default="", comment="for what, as a cause"),
+)

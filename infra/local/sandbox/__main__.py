@@ -20,6 +20,7 @@ PARENT_CHECK_S = 0.5
 
 async def serve(arguments: argparse.Namespace) -> int:
     """Run until told to stop; returns the exit code."""
+    parent = os.getppid()  # before anybody hears that we are up, and may be killed
     try:
         sandbox = Sandbox(
             arguments.data,
@@ -27,6 +28,7 @@ async def serve(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             time_scale=arguments.time_scale,
             host=arguments.host,
+            events=arguments.events,
         )
         base = await sandbox.start()
     except (NotLoopbackError, OSError) as error:
@@ -36,9 +38,12 @@ async def serve(arguments: argparse.Namespace) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    sys.stdout.write(json.dumps({"sandbox": base, "journal": str(arguments.data / "journal.jsonl")}) + "\n")
+    told = {"sandbox": base, "journal": str(arguments.data / "journal.jsonl")}
+    if sandbox.events_url:
+        told["events"] = sandbox.events_url
+    sys.stdout.write(json.dumps(told) + "\n")
     sys.stdout.flush()
-    watching = asyncio.ensure_future(_until_orphaned(stopped)) if arguments.exit_with_parent else None
+    watching = asyncio.ensure_future(_until_orphaned(parent, stopped)) if arguments.exit_with_parent else None
     await stopped.wait()
     if watching is not None:
         watching.cancel()
@@ -46,9 +51,8 @@ async def serve(arguments: argparse.Namespace) -> int:
     return 0
 
 
-async def _until_orphaned(stopped: asyncio.Event) -> None:
+async def _until_orphaned(parent: int, stopped: asyncio.Event) -> None:
     """Stop when the process that started this one is gone, however it died."""
-    parent = os.getppid()
     while os.getppid() == parent:  # noqa: ASYNC110 - nothing tells of a parent's end; one has to look
         await asyncio.sleep(PARENT_CHECK_S)
     stopped.set()
@@ -62,6 +66,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=0, help="0: any free one")
     parser.add_argument("--host", default="127.0.0.1", help="a loopback address")
     parser.add_argument("--data", type=Path, required=True, help="folder of the journal")
+    parser.add_argument("--events", action="store_true", help="Salesforce's event bus, too, over gRPC")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--time-scale", type=float, default=1.0, help="stretches the delays of retries and duplicates")
     parser.add_argument(

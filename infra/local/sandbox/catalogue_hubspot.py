@@ -70,7 +70,7 @@ _ENUMS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 _READ_ONLY = frozenset(
     {"hs_object_id", "createdate", "lastmodifieddate", "hs_lastmodifieddate", "hs_createdate", "num_notes", "notes_last_updated",
-     "num_associated_contacts", "num_associated_deals", "hs_deal_stage_probability", "hs_is_closed"}
+     "num_associated_contacts", "num_associated_deals", "hs_deal_stage_probability", "hs_is_closed", "hs_merged_object_ids"}
 )  # fmt: skip
 _SYNC = "last_synced_at=Last synced at:datetime external_sync_hash=External sync hash marketing_touch_count=Marketing touches:number"
 """Custom properties of another integration, which it rewrites without anything having happened."""
@@ -171,6 +171,8 @@ def _parse(text: str, group: str, *, custom: bool = False) -> dict[str, Property
 def standard_properties() -> dict[str, dict[str, Property]]:
     """A fresh copy of the standard definitions, by object type's plural and property name."""
     catalogue = {plural: _parse(text, GROUPS[plural][0]) for plural, text in _TABLE.items()}
+    for plural in ("contacts", "companies", "deals", "tickets"):
+        catalogue[plural].update(_parse("hs_merged_object_ids=Merged record IDs", GROUPS[plural][0]))
     for plural in ("contacts", "companies", "deals"):
         catalogue[plural].update(_parse(_SYNC, GROUPS[plural][0], custom=True))
     return catalogue

@@ -31,14 +31,14 @@ _PICKLISTS: dict[str, tuple[str, ...]] = {
 _SYSTEM = """Id:id OwnerId:reference IsDeleted:boolean CreatedDate:datetime CreatedById:reference LastModifiedDate:datetime
     LastModifiedById:reference SystemModstamp:datetime"""
 _TABLE: dict[str, str] = {
-    "Lead": """Salutation:40 FirstName:40 LastName:80 Name:121 Title:128 Company:255 Street:textarea City:40 State:80
+    "Lead": """MasterRecordId:reference Salutation:40 FirstName:40 LastName:80 Name:121 Title:128 Company:255 Street:textarea City:40 State:80
         PostalCode:20 Country:80 Phone:phone MobilePhone:phone Email:email Website:url Description:textarea
         LeadSource:picklist Status:picklist Industry:255 Rating:picklist AnnualRevenue:currency NumberOfEmployees:int
         IsConverted:boolean LastActivityDate:date Last_Synced_At__c:datetime""",
-    "Contact": """AccountId:reference Salutation:40 FirstName:40 LastName:80 Name:121 Title:128 Department:80
+    "Contact": """MasterRecordId:reference AccountId:reference Salutation:40 FirstName:40 LastName:80 Name:121 Title:128 Department:80
         MailingStreet:textarea MailingCity:40 MailingState:80 MailingPostalCode:20 MailingCountry:80 Phone:phone
         MobilePhone:phone Email:email Description:textarea LeadSource:picklist LastActivityDate:date Last_Synced_At__c:datetime""",
-    "Account": """Name:255 Type:255 ParentId:reference BillingStreet:textarea BillingCity:40 BillingState:80
+    "Account": """MasterRecordId:reference Name:255 Type:255 ParentId:reference BillingStreet:textarea BillingCity:40 BillingState:80
         BillingPostalCode:20 BillingCountry:80 Phone:phone Website:url Industry:255 AnnualRevenue:currency
         NumberOfEmployees:int Description:textarea Rating:picklist LastActivityDate:date Last_Synced_At__c:datetime""",
     "Opportunity": """AccountId:reference Name:120 Description:textarea StageName:picklist Amount:currency
@@ -56,7 +56,7 @@ _TABLE: dict[str, str] = {
 }
 _COMPUTED = frozenset(
     {"Id", "Name", "IsDeleted", "CreatedDate", "CreatedById", "LastModifiedDate", "LastModifiedById", "SystemModstamp", "IsClosed",
-     "IsWon", "LastActivityDate", "TextPreview"}
+     "IsWon", "LastActivityDate", "TextPreview", "MasterRecordId"}
 )  # fmt: skip
 _LENGTHS = {"textarea": 32_000, "phone": 40, "email": 80, "url": 255, "id": 18, "reference": 18, "picklist": 255}
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from infra.local.sandbox.activities import associate, log_hubspot, touch_subjects
+from infra.local.sandbox.activities import associate, dissociate, log_hubspot, touch_subjects
+from infra.local.sandbox.event_controls import EventControls
 from infra.local.sandbox.identifiers import iso, now_ms, salesforce_id, salesforce_time
 from infra.local.sandbox.kinds import ControlError, kind_name
 from infra.local.sandbox.limits import Fault, Tally
-from infra.local.sandbox.registry import Registry
 from infra.local.sandbox.state import Actor
 
 __all__ = ["ControlError", "Controls"]
@@ -23,7 +23,7 @@ __all__ = ["ControlError", "Controls"]
 _LIMITS = ("per_ten_seconds", "window_ms", "search_per_second", "daily", "used_today")
 
 
-class Controls(Registry):
+class Controls(EventControls):
     """The stand-in's controls."""
 
     # ---------------------------------------------------------------- limits, faults, deliveries
@@ -162,6 +162,20 @@ class Controls(Registry):
             made = self._world.create(owner, "EmailMessage" if kind == "email" else "Task", values, actor)
             touch_subjects(self._world, owner, made, actor)
         return {"id": made.id, "modified_at": record.modified}
+
+    def associate(
+        self,
+        account: str,
+        one: list[str],
+        other: list[str],
+        *,
+        removed: bool = False,
+    ) -> dict[str, Any]:
+        """A person links two HubSpot records, each [object, id], or with `removed` takes the link away."""
+        owner = self._account(account)
+        ends = self._record(owner, *one), self._record(owner, *other)
+        change = dissociate if removed else associate
+        return {"changed": change(self._world, owner, *ends, self._world.person(owner))}
 
     def delete(self, account: str, object: str, id: str, *, erase: bool = False) -> dict[str, Any]:
         """Delete a record; with `erase` for good (HubSpot's privacy deletion)."""

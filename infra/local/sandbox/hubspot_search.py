@@ -32,6 +32,8 @@ class HubSpotSearch:
         groups = body.get("filterGroups") or []
         if len(groups) > 5 or any(len(group.get("filters", ())) > 6 for group in groups):
             raise bad_request("A search takes at most 5 filter groups of at most 6 filters")
+        if len(body.get("sorts") or []) > 1:
+            raise bad_request("A search takes one sort rule")
         rows = [
             row for row in call.account.live(kind.plural) if not groups or any(_all(group, row) for group in groups)
         ]

@@ -14,11 +14,12 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import uvicorn
 import uvloop
 
+from infra.local.sandbox.change_events import ChangeEvents
 from infra.local.sandbox.control_api import ControlApi, methods
 from infra.local.sandbox.controls import Controls
 from infra.local.sandbox.hubspot_api import HubSpotApi
@@ -28,6 +29,9 @@ from infra.local.sandbox.people import People
 from infra.local.sandbox.salesforce_api import SalesforceApi
 from infra.local.sandbox.state import World
 from infra.local.sandbox.web import Receive, Request, Response, Scope, Send, answer, read_body
+
+if TYPE_CHECKING:
+    from infra.local.sandbox.event_bus import EventBus
 
 FLUSH_S = 0.2
 """Answers of deliveries and API writes reach the journal's file at least this often."""
@@ -50,12 +54,14 @@ def require_loopback(host: str) -> str:
 class Application:
     """The ASGI application."""
 
-    def __init__(self, world: World, people: People, base: str, time_scale: float) -> None:
+    def __init__(self, world: World, people: People, base: str, time_scale: float, *, events: bool = False) -> None:
         faults = Faults()
         self.world = world
         self.hubspot = HubSpotApi(world, faults)
         self.salesforce = SalesforceApi(world, faults, base)
+        self.events = ChangeEvents(world) if events else None
         self.controls = Controls(world, self.hubspot, self.salesforce, people, time_scale)
+        self.controls._use(self.events)  # noqa: SLF001 - not a control call, so not public
         self.control_api = ControlApi(world, self.controls)
         self.pages = Pages(world)
 
@@ -97,9 +103,22 @@ class Sandbox:
     """Both CRMs on one address. `start` and `stop` once each, or `async with`; `controls` from any thread."""
 
     def __init__(
-        self, data: Path, *, port: int = 0, seed: int = 1, time_scale: float = 1.0, host: str = "127.0.0.1"
+        self,
+        data: Path,
+        *,
+        port: int = 0,
+        seed: int = 1,
+        time_scale: float = 1.0,
+        host: str = "127.0.0.1",
+        events: bool = False,
+        keepalive_s: float = 270.0,
     ) -> None:
-        """`data`: folder of the journal; `port` 0: any free one; `time_scale` stretches all delays of deliveries."""
+        """`data`: folder of the journal; `port` 0: any free one; `time_scale` stretches all delays of deliveries; `events`: Salesforce's
+        event bus, too, over gRPC at `events_url`, whose idle streams hear every `keepalive_s` that they are alive.
+        """
+        self.events = events
+        self.events_url = ""
+        self.keepalive_s = keepalive_s
         self.data = data
         self.host = require_loopback(host)
         self.port = port
@@ -161,12 +180,13 @@ class Sandbox:
             self._loop = asyncio.get_running_loop()
             world = World(self.data, self.seed)
             self._people = People(world, self.seed)
-            self._app = Application(world, self._people, self.base, self.time_scale)
+            self._app = Application(world, self._people, self.base, self.time_scale, events=self.events)
             config = uvicorn.Config(
                 self._app, http="httptools", ws="none", lifespan="off", access_log=False, log_config=None, server_header=False,
                 timeout_keep_alive=30, timeout_graceful_shutdown=2,
             )  # fmt: skip
             self._server = _Server(config)
+            bus = await self._event_bus(self._app.events)
         except BaseException as error:
             listener.close()
             ready.set_exception(error)
@@ -176,9 +196,21 @@ class Sandbox:
             await self._server.up.wait()
             ready.set_result(None)
             await serving
+            if bus is not None:
+                await bus.stop()
             self._people.stop()
             await self._app.controls._close()  # noqa: SLF001 - not a control call, so not public
         world.journal.close()
+
+    async def _event_bus(self, events: ChangeEvents | None) -> EventBus | None:
+        if events is None:
+            return None
+        from infra.local.sandbox.event_bus import EventBus  # noqa: PLC0415 - gRPC starts threads of its own
+
+        bus = EventBus(events, keepalive_s=self.keepalive_s)
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        self.events_url = f"http://{await bus.start(host)}"
+        return bus
 
     @contextlib.asynccontextmanager
     async def _flushing(self, world: World) -> AsyncIterator[None]:

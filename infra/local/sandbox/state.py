@@ -23,6 +23,7 @@ from infra.local.sandbox.reconciliation import is_ours
 Value = str | float | int | bool | None
 Vendor = Literal["hubspot", "salesforce"]
 SaveKind = Literal["created", "updated", "deleted", "restored", "merged", "erased", "associated", "touched"]
+MERGED_IDS = "hs_merged_object_ids"
 HISTORY = 20
 """Earlier values that are kept of a property; HubSpot keeps 45 of a contact's and 20 of any other object's."""
 
@@ -219,6 +220,7 @@ class World:
         record.modified = max(now, record.modified + 1)
         if account.vendor == "salesforce":
             record.values["IsDeleted"] = True
+            self._stamp(account, record, actor)
         save = Save(account, record, "erased" if erase else "deleted", {}, actor, now)
         self._journal(save, "erase" if erase else "delete")
         self._tell(save)
@@ -258,6 +260,13 @@ class World:
                 for other, types in links.items():
                     winner.links.setdefault(kind, {}).setdefault(other, types)
             loser.archived, loser.gone, loser.merged_into = True, "merged", winner.id
+            if account.vendor == "salesforce":
+                loser.modified = max(now, loser.modified + 1)
+                loser.values |= {"IsDeleted": True, "MasterRecordId": winner.id}
+                self._stamp(account, loser, actor)
+            else:
+                went = [winner.values.get(MERGED_IDS), loser.id, loser.values.get(MERGED_IDS)]
+                winner.values[MERGED_IDS] = ";".join(str(one) for one in went if one)
             self._journal(Save(account, loser, "merged", {}, actor, now), "merged_away")
         changed = self._store(account, winner, taken, actor, now)
         winner.modified = max(now, winner.modified + 1)
