@@ -1,8 +1,9 @@
 """Running a backfill: page by page, at its rate and within the account's calls of a day, until it is done or told to stop.
 
 Law: a record is announced on the bulk lane by its id alone (the hydrator reads it); the position is noted after the broker's
-acknowledgement, so whoever goes on after a crash repeats one page at most, which is harmless. What is away, spent or
-disconnected is waited for. The calls that the hydrator will make for a page count when the page is announced.
+acknowledgement, so whoever goes on after a crash repeats one page at most, which is harmless. Its calls are bulk work: live ones
+go first, and they end where the day's share for others begins. What is away, spent or disconnected is waited for. The calls
+that the hydrator will make for a page count when the page is announced.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from console.backfill.planner import calls_of
 from console.backfill.store import END, Backfill, Backfills
 from infra.accounts import Account
 from infra.crm.client import AccountUnavailable, CrmClient, CrmUnavailable, Page
+from infra.crm.limits import bulk_work
 from infra.telemetry import log
 from infra.unavailable import as_unavailable
 from schemas.change import Change
@@ -132,7 +134,8 @@ class Runner:
         account = await self._accounts.account(self._now_is.account)
         if account.state == "disconnected":
             raise AccountUnavailable(account.id, "TOKEN_REVOKED", "it is disconnected: `hookline account connect`")
-        return await self._client.page(account, object_, after or None)
+        with bulk_work():
+            return await self._client.page(account, object_, after or None)
 
     async def _announce(self, object_: Any, records: Sequence[tuple[str, datetime]]) -> None:
         one = self._now_is

@@ -28,11 +28,31 @@ PATIENCE_SECONDS = 1.0
 """A call that takes longer no longer holds back what came after it."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
+class _Asked(Generic[V]):
+    """What one caller waits for: one future for all of its rows."""
+
+    left: int
+    done: asyncio.Future[None]
+    answer: dict[str, V] = field(default_factory=dict)
+    failed: BaseException | None = None
+
+    def tell(self, one: str, answer: Mapping[str, V], failed: BaseException | None) -> None:
+        """A row's call has returned."""
+        if failed is not None:
+            self.failed = self.failed or failed
+        elif (found := answer.get(one)) is not None:
+            self.answer[one] = found
+        self.left -= 1
+        if not self.left and not self.done.done():
+            self.done.set_result(None)
+
+
+@dataclass(slots=True, eq=False)
 class _Row(Generic[P, V]):
     id: str
     payload: P
-    outcome: asyncio.Future[V | None]
+    asked: _Asked[V]
 
 
 @dataclass(slots=True)
@@ -43,15 +63,6 @@ class _Queue(Generic[P, V]):
     under_way: int = 0
     """Batches that have."""
     timer: asyncio.TimerHandle | None = None
-
-
-def _tell(row: _Row[P, V], answer: Mapping[str, V], failed: BaseException | None) -> None:
-    if row.outcome.done():
-        return
-    if failed is not None:
-        row.outcome.set_exception(failed)
-    else:
-        row.outcome.set_result(answer.get(row.id))
 
 
 class Batches(Generic[P, V]):
@@ -67,20 +78,16 @@ class Batches(Generic[P, V]):
         """Each row's part of the answer, as far as there is one. Raises what the call of any of these rows raised."""
         if not rows:
             return {}
-        loop = asyncio.get_running_loop()
-        mine = [_Row[P, V](one, payload, loop.create_future()) for one, payload in rows.items()]
+        asked: _Asked[V] = _Asked(len(rows), asyncio.get_running_loop().create_future())
+        mine: list[_Row[P, V]] = [_Row(one, payload, asked) for one, payload in rows.items()]
         with self._lock:
             queue = self._queues.setdefault(key, _Queue())
             queue.rows.extend(mine)
         self._start(key, queue, run)
-        found = await asyncio.gather(*(row.outcome for row in mine), return_exceptions=True)
-        answer: dict[str, V] = {}
-        for row, outcome in zip(mine, found, strict=True):
-            if isinstance(outcome, BaseException):
-                raise outcome
-            if outcome is not None:
-                answer[row.id] = outcome
-        return answer
+        await asked.done
+        if asked.failed is not None:
+            raise asked.failed
+        return {one: asked.answer[one] for one in rows if one in asked.answer}
 
     def _start(self, key: Hashable, queue: _Queue[P, V], run: Run[P, V], *, patience_is_over: bool = False) -> None:
         """As many batches as what waits fills; one that is not full, if none is under way."""
@@ -124,7 +131,7 @@ class Batches(Generic[P, V]):
             failed = error
         take()
         for row in rows:
-            _tell(row, answer, failed)
+            row.asked.tell(row.id, answer, failed)
         with self._lock:
             queue.under_way -= 1
         if queue.rows:
@@ -139,7 +146,7 @@ class Batches(Generic[P, V]):
         later: list[_Row[P, V]] = []
         while queue.rows and len(taken) < self._size:
             row = queue.rows.popleft()
-            if row.outcome.cancelled():
+            if row.asked.done.cancelled():
                 continue
             if row.id in taken:
                 later.append(row)
@@ -156,7 +163,7 @@ class Batches(Generic[P, V]):
             with self._lock:
                 waiting, queue.rows = list(queue.rows), deque()
             for row in waiting:
-                row.outcome.cancel()
+                row.asked.done.cancel()
         running = list(self._running)
         for task in running:
             task.cancel()

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from infra.accounts import Account
+from infra.crm.changed import ChangedPage
 from infra.settings import Settings
 from schemas.record import Note, Related
 
@@ -43,7 +44,7 @@ class CrmUnavailable(Exception):  # noqa: N818 - it names a state, as the pump's
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A record as it stands. Values are the CRM's own text; empty fields are absent; our own fields are never in it."""
+    """A record as it stands. Values are the CRM's own text; empty fields are absent; our own fields are never in `fields`."""
 
     modified_at: datetime
     fields: Mapping[str, str] = field(default_factory=dict)
@@ -59,6 +60,8 @@ class Read:
     """Who made the last edit, as far as the CRM says."""
     omitted: tuple[str, ...] = ()
     """What a cap left out, by name."""
+    feedback: Mapping[str, str] = field(default_factory=dict)
+    """What people wrote into those of our fields that are theirs (`own_fields.REP_FIELDS`), by short name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +179,21 @@ class CrmClient(Protocol):
         """Records by id, from the beginning or from `after`, as many as one call gives. A deleted record is never in it.
 
         What is created meanwhile may or may not come; what is there all the time comes.
+        """
+        ...
+
+    async def changed(
+        self,
+        account: Account,
+        object: str,  # noqa: A002 - our word
+        since: datetime,
+        until: datetime,
+        after: str | None,
+    ) -> ChangedPage:
+        """Records last modified from `since` to `until`, oldest first, as many as one call gives; from `after` where that is given.
+
+        `object` may be `note` or `email`, too. One that is modified again after `until` may be missing: it belongs to the next
+        stretch of time. Raises ValueError for an `after` that is none of this adapter's.
         """
         ...
 

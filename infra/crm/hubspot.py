@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from functools import partial
+from datetime import datetime
+from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import Any, Final
 
 from infra.accounts import Account
+from infra.crm import hubspot_changed
 from infra.crm import hubspot_listing as listing
 from infra.crm import hubspot_shapes as shapes
 from infra.crm.batching import Batches, Take
+from infra.crm.changed import ChangedPage
 from infra.crm.client import Busy, CrmClient, CrmVendor, Gone, Page, Read, Refused, Survey, Written
 from infra.crm.concepts import concepts_of
 from infra.crm.hubspot_portal import Portals, Rejected
@@ -44,6 +48,13 @@ _TYPES: Final = {
 _PARENTS: Final = ("contacts", "companies", "deals", "leads", "tickets")
 
 
+@lru_cache(maxsize=4_096)  # the same for every record of an account's kind; whoever changes the map copies it
+def _shown(object_: str, names: tuple[str, ...]) -> tuple[tuple[str, ...], Mapping[str, str]]:
+    """Of the fields read those that a snapshot shows, and what they mean."""
+    visible = shapes.visible(names)
+    return visible, MappingProxyType(concepts_of("hubspot", object_, visible))
+
+
 class HubSpotClient:
     """Implements `infra.crm.client.CrmClient`."""
 
@@ -55,6 +66,7 @@ class HubSpotClient:
         self._portals = portals if portals is not None else Portals(settings)
         self._known = KnownFields()
         self._recent = Recent()
+        self._searches = hubspot_changed.Pace()
         self._records: Batches[None, dict[str, Any]] = Batches(BATCH)
         self._links: Batches[None, dict[str, Any]] = Batches(BATCH)
         self._writes: Batches[Mapping[str, str], Written | Gone | Refused | Busy] = Batches(BATCH)
@@ -86,6 +98,19 @@ class HubSpotClient:
     async def page(self, account: Account, object: str, after: str | None) -> Page:  # noqa: A002 - our word
         """See CrmClient."""
         return await listing.page(self._portals, account, object, after)
+
+    async def changed(
+        self,
+        account: Account,
+        object: str,  # noqa: A002 - our word
+        since: datetime,
+        until: datetime,
+        after: str | None,
+    ) -> ChangedPage:
+        """See CrmClient."""
+        return await hubspot_changed.changed(
+            self._portals, self._searches, account, object, since=since, until=until, after=after
+        )
 
     # ---------------------------------------------------------------- reading
 
@@ -129,7 +154,7 @@ class HubSpotClient:
         beside: Mapping[tuple[str, str], Note | Related],
     ) -> Read:
         properties = record.get("properties") or {}
-        visible = shapes.visible(fields.read)
+        visible, concepts = _shown(object_, fields.read)
         found = [beside[kind, one] for kind, ids in links.items() for one in ids if (kind, one) in beside]
         notes = sorted((one for one in found if isinstance(one, Note)), key=lambda note: (note.at, note.id))
         omitted = [*fields.omitted, *(kind.removeprefix("!") for kind in links if kind.startswith("!"))]
@@ -140,12 +165,13 @@ class HubSpotClient:
             modified_at=shapes.modified_at(record),
             fields=shapes.shown_fields(properties),
             known_fields=visible,
-            concepts=concepts_of("hubspot", object_, visible),
+            concepts=concepts,
             notes=tuple(notes[-shapes.MAX_NOTES :]),
             related=tuple(one for one in found if isinstance(one, Related)),
             owner=properties.get("hubspot_owner_id") or None,
             edited_by=f"userId:{editor}" if editor else None,
             omitted=tuple(dict.fromkeys(omitted)),
+            feedback=shapes.feedback(properties),
         )
 
     async def _fields(self, account: Account, object_: str, plural: str) -> Fields:

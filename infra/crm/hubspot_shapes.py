@@ -12,6 +12,7 @@ from typing import Any
 from infra.crm.client import Busy, Gone, Refused
 from infra.crm.concepts import MAPS
 from infra.crm.known_fields import Fields
+from infra.crm.own_fields import MAX_REP_CHARACTERS, is_reps
 from infra.crm.text import cut, plain
 from schemas.record import Note, ObjectType, Related
 
@@ -89,7 +90,9 @@ def chosen_fields(object_: str, properties: Iterable[Mapping[str, Any]]) -> Fiel
             custom.append(name)
     custom.sort()
     return Fields(
-        read=tuple(sorted(standard) + custom[:MAX_CUSTOM_FIELDS]),
+        read=tuple(
+            sorted(standard) + custom[:MAX_CUSTOM_FIELDS] + sorted(name for name in own if is_reps(name, PREFIX))
+        ),
         own=frozenset(own),
         omitted=tuple(custom[MAX_CUSTOM_FIELDS:]),
     )
@@ -97,7 +100,7 @@ def chosen_fields(object_: str, properties: Iterable[Mapping[str, Any]]) -> Fiel
 
 def visible(names: Iterable[str]) -> tuple[str, ...]:
     """Of the fields read, those that a snapshot shows."""
-    return tuple(name for name in names if name not in _SYSTEM)
+    return tuple(name for name in names if name not in _SYSTEM and not name.lower().startswith(PREFIX))
 
 
 def shown_fields(properties: Mapping[str, Any]) -> dict[str, str]:
@@ -106,6 +109,15 @@ def shown_fields(properties: Mapping[str, Any]) -> dict[str, str]:
         name: str(value)
         for name, value in properties.items()
         if value not in {None, ""} and name not in _SYSTEM and not name.lower().startswith(PREFIX)
+    }
+
+
+def feedback(properties: Mapping[str, Any]) -> dict[str, str]:
+    """What people wrote into our properties that are theirs, by short name."""
+    return {
+        name.lower().removeprefix(PREFIX): cut(str(value), MAX_REP_CHARACTERS)
+        for name, value in properties.items()
+        if value not in {None, ""} and is_reps(name, PREFIX)
     }
 
 

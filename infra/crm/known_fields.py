@@ -18,7 +18,7 @@ class Fields:
     """What is read of one object."""
 
     read: tuple[str, ...]
-    """Foreign fields that exist and are read."""
+    """Foreign fields that exist and are read, and those of ours that people write."""
     own: frozenset[str]
     """Our own fields that exist, by the vendor's name."""
     omitted: tuple[str, ...] = ()

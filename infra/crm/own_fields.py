@@ -69,4 +69,14 @@ _RECORD: tuple[OwnField, ...] = (
 )
 
 OWN_FIELDS: dict[str, OwnField] = {found.name: found for found in _RECORD}
+REP_FIELDS: frozenset[str] = frozenset(name for name, found in OWN_FIELDS.items() if found.written_by == "rep")
+"""Ours, and yet people's words: a change of one is news, and a snapshot carries them."""
+MAX_REP_CHARACTERS = 2_000
+"""Of one such field, as much as is read."""
 GROUP_LABEL = "Hookline"
+
+
+def is_reps(name: str, own_prefix: str) -> bool:
+    """Whether a vendor's field (`hookline_feedback`, `Hookline_Feedback__c`) is one of ours that people write."""
+    lower, prefix = name.lower(), own_prefix.lower()
+    return lower.startswith(prefix) and lower.removeprefix(prefix).removesuffix("__c") in REP_FIELDS

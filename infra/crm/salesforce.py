@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
 from simple_salesforce.api import Salesforce
 
 from infra.accounts import Account
+from infra.crm import salesforce_changed
 from infra.crm import salesforce_listing as listing
 from infra.crm import salesforce_shapes as shapes
 from infra.crm.batching import Batches, Take
+from infra.crm.changed import ChangedPage
 from infra.crm.client import Busy, CrmClient, CrmVendor, Gone, Page, Read, Refused, Survey, Written
 from infra.crm.concepts import concepts_of
 from infra.crm.known_fields import Fields, KnownFields
@@ -98,6 +101,17 @@ class SalesforceClient:
         """See CrmClient."""
         return await listing.page(self._orgs, account, object, after)
 
+    async def changed(
+        self,
+        account: Account,
+        object: str,  # noqa: A002 - our word
+        since: datetime,
+        until: datetime,
+        after: str | None,
+    ) -> ChangedPage:
+        """See CrmClient."""
+        return await salesforce_changed.changed(self._orgs, account, object, since=since, until=until, after=after)
+
     # ---------------------------------------------------------------- reading
 
     async def read(self, account: Account, object: str, ids: Sequence[str]) -> dict[str, Read | Gone | Refused]:  # noqa: A002 - our word
@@ -140,6 +154,7 @@ class SalesforceClient:
                 owner=record.get("OwnerId") or None,
                 edited_by=record.get("LastModifiedById") or None,
                 omitted=tuple(dict.fromkeys(left_out)),
+                feedback=shapes.feedback(record),
             )
         return answer
 

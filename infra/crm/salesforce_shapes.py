@@ -13,7 +13,7 @@ from infra.accounts import salesforce_id
 from infra.crm.client import Busy, Gone, Refused
 from infra.crm.concepts import MAPS
 from infra.crm.known_fields import Fields
-from infra.crm.own_fields import OWN_FIELDS, OwnField
+from infra.crm.own_fields import MAX_REP_CHARACTERS, OWN_FIELDS, REP_FIELDS, OwnField, is_reps
 from infra.crm.text import cut, plain
 from schemas.record import Note, ObjectType, Related
 
@@ -72,7 +72,9 @@ def chosen_fields(object_: str, described: Iterable[Mapping[str, Any]]) -> Field
             custom.append(name)
     custom.sort()
     return Fields(
-        read=tuple(sorted(standard) + custom[:MAX_CUSTOM_FIELDS]),
+        read=tuple(
+            sorted(standard) + custom[:MAX_CUSTOM_FIELDS] + sorted(name for name in own if is_reps(name, PREFIX))
+        ),
         own=frozenset(own),
         omitted=tuple(custom[MAX_CUSTOM_FIELDS:]),
     )
@@ -80,7 +82,7 @@ def chosen_fields(object_: str, described: Iterable[Mapping[str, Any]]) -> Field
 
 def visible(names: Iterable[str]) -> tuple[str, ...]:
     """Of the fields read, those that a snapshot shows."""
-    return tuple(name for name in names if name not in _SYSTEM)
+    return tuple(name for name in names if name not in _SYSTEM and not name.lower().startswith(PREFIX.lower()))
 
 
 def text(value: object) -> str:
@@ -106,6 +108,11 @@ def shown_fields(record: Mapping[str, Any]) -> dict[str, str]:
 def own_values(record: Mapping[str, Any]) -> dict[str, str]:
     """Our own fields of an answer, by their short names."""
     return {_OWN_SHORT[name]: text(value) for name, value in record.items() if name in _OWN_SHORT and text(value) != ""}
+
+
+def feedback(record: Mapping[str, Any]) -> dict[str, str]:
+    """What people wrote into our fields that are theirs, by short name."""
+    return {name: cut(value, MAX_REP_CHARACTERS) for name, value in own_values(record).items() if name in REP_FIELDS}
 
 
 def moment(given: object) -> datetime | None:

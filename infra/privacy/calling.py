@@ -119,6 +119,7 @@ def without(object_: str, read: Read, gone: Callable[[Related], bool], marked: M
         read,
         fields=_clean_fields(object_, read.fields, marked),
         notes=tuple(_clean(each, marked) for each in read.notes if not marked(note(each.id))),
+        feedback={name: scrubbed(value, marked) for name, value in read.feedback.items()},
         related=tuple(
             each.model_copy(update={"fields": _clean_fields(each.object, each.fields, marked)}) for each in related
         ),
@@ -169,6 +170,7 @@ def _form(match: re.Match[str]) -> str:
 
 def _texts(snapshot: RecordSnapshot) -> Iterable[str]:
     yield from snapshot.fields.values()
+    yield from snapshot.feedback.values()
     for each in snapshot.notes:
         yield each.text
         yield each.subject or ""

@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl
 import orjson
 
 from infra.accounts import RegistryError, account_id
+from infra.crm.own_fields import is_reps
 from ingress.declared.bounded import Budget, ExpressionError
 from ingress.declared.declaration import Changes
 from ingress.dialects.salesforce import long_id
@@ -127,7 +128,9 @@ class _Reader:
         if found == "ignore" or kind == "ignore":
             return Ignored("unread_object", account)
         fields = self._fields(data)
-        foreign = tuple(dict.fromkeys(one for one in fields if not one.startswith(OWN_PREFIXES)))
+        foreign = tuple(
+            dict.fromkeys(one for one in fields if not one.startswith(OWN_PREFIXES) or is_reps(one, OWN_PREFIXES[0]))
+        )
         if fields and not foreign:
             return Ignored("own_property", account)
         record_id = self._id(data, account)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from infra.crm.own_fields import is_reps
 from ingress.sources.source import Event, Ignored, Translated, Untranslatable
 from schemas.change import ChangeKind
 from schemas.dead_letter import Cause
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from infra.accounts import Endpoint
 
 OWN_PREFIX = "hookline_"
-"""Our own properties: an event on one is the echo of our own write and is dropped unread."""
+"""Our own properties: an event on one is the echo of our own write and is dropped unread, unless people write there."""
 
 OBJECT_TYPES: dict[str, ObjectType] = {
     "0-1": "contact",
@@ -67,6 +68,8 @@ _SIMPLE: dict[str, ChangeKind] = {
 }
 MAX_MERGED = 1_000
 _BULK = frozenset({"IMPORT", "MIGRATION"})
+_IDENTITY: tuple[str, ...] = ("portalId", "subscriptionId", "eventId", "objectId", "propertyName", "occurredAt")
+_NESTED = (dict, list)
 _LAST_MOMENT_MS = 253_402_300_799_999
 
 
@@ -74,7 +77,7 @@ class _BadEventError(ValueError):
     """What is wrong with one event, in words that hold none of it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Reader:
     """One event and what stands beside it."""
 
@@ -110,7 +113,7 @@ class _Reader:
         field = self.event.get("propertyName")
         if not isinstance(field, str) or not 0 < len(field) <= 255:
             raise _BadEventError("propertyName is not a text of 1 to 255 characters")
-        if field.startswith(OWN_PREFIX):
+        if field.startswith(OWN_PREFIX) and not is_reps(field, OWN_PREFIX):
             return Ignored("own_property", self.account)
         return self._made(found, _whole(self.event, "objectId"), "updated", properties=(field,))
 
@@ -221,7 +224,7 @@ def _key(event: dict[str, Any]) -> str:
 
     `eventId` alone is not unique, and some events have none; then what else tells two events apart takes its place.
     """
-    names: tuple[str, ...] = ("portalId", "subscriptionId", "eventId", "objectId", "propertyName", "occurredAt")
+    names = _IDENTITY
     if event.get("eventId") is None:
         names = (*names, "subscriptionType", "eventType", "objectTypeId", "propertyValue")
     if event.get("objectId") is None:
@@ -234,10 +237,11 @@ def _key(event: dict[str, Any]) -> str:
             "associationRemoved",
             "primaryObjectId",
         )
-    for name in names:
-        if isinstance(event.get(name), (dict, list)):
+    values = [event.get(name) for name in names]
+    for name, value in zip(names, values, strict=True):
+        if isinstance(value, _NESTED):
             raise _BadEventError(f"{name} is neither a text nor a number")
-    return orjson.dumps([event.get(name) for name in names]).decode()
+    return orjson.dumps(values).decode()
 
 
 def _whole(event: dict[str, Any], name: str) -> str:

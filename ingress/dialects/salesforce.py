@@ -42,8 +42,8 @@ OBJECTS: dict[str, ObjectType] = {
 }
 """sObject → our name."""
 
-_PARENT_FIELDS = ("WhatId", "WhoId", "RelatedToId", "ParentId")
-_PREFIXES: dict[str, ObjectType] = {"001": "company", "003": "contact", "006": "deal", "00Q": "lead", "500": "ticket"}
+PARENT_FIELDS = ("WhatId", "WhoId", "RelatedToId", "ParentId")
+PREFIXES: dict[str, ObjectType] = {"001": "company", "003": "contact", "006": "deal", "00Q": "lead", "500": "ticket"}
 """Key prefix of an id → what it is the id of; the same in every org."""
 
 _ID = re.compile(r"[A-Za-z0-9]{15}(?:[A-Za-z0-9]{3})?")
@@ -143,9 +143,9 @@ def _notification(notification: Element, position: int, account: str, received_a
 
 def _parents(fields: dict[str, str]) -> list[tuple[ObjectType, str]]:
     found: dict[tuple[ObjectType, str], None] = {}
-    for name in _PARENT_FIELDS:
+    for name in PARENT_FIELDS:
         value = fields.get(name, "")
-        about = _PREFIXES.get(value[:3])
+        about = PREFIXES.get(value[:3])
         if about is not None and _ID.fullmatch(value):
             found[about, long_id(value)] = None
     return list(found)

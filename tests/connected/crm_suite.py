@@ -2,13 +2,14 @@
 
 import asyncio
 import itertools
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from infra.accounts import Account
 from infra.crm.calls import Calls
 from infra.crm.client import AccountUnavailable, Busy, CrmUnavailable, Gone, Read, Refused, Written
-from infra.crm.own_fields import OWN_FIELDS
+from infra.crm.own_fields import MAX_REP_CHARACTERS, OWN_FIELDS
 from infra.local.sandbox.server import Sandbox
 from infra.settings import Settings
 
@@ -106,6 +107,53 @@ class CrmSuite:
         assert not [
             name for name in (*after.fields, *after.known_fields) if name.lower().startswith(ready.own_prefix.lower())
         ]
+
+    @pytest.mark.parametrize("many", [False, True])
+    async def test_what_a_rep_wrote_into_our_fields_is_read_apart_from_the_crms_own(
+        self, sandbox, ready, account, many
+    ):
+        ids = sandbox.controls.records(account.id, "contact")[: 8 if many else 1]
+        vendor = {
+            "feedback": "hookline_feedback" if ready.name == "hubspot" else "Hookline_Feedback__c",
+            "feedback_note": "hookline_feedback_note" if ready.name == "hubspot" else "Hookline_Feedback_Note__c",
+        }
+        said = {"feedback": "down", "feedback_note": "wrong title " * 500}
+        sandbox.controls.save(account.id, "contact", ids[0], {vendor[name]: text for name, text in said.items()})
+        found = await ready.read(account, "contact", ids)
+        read = found[ids[0]]
+        assert read.feedback == {**said, "feedback_note": read.feedback["feedback_note"]}
+        assert said["feedback_note"].startswith(read.feedback["feedback_note"][:100])
+        assert len(read.feedback["feedback_note"]) <= MAX_REP_CHARACTERS + 20
+        assert not [name for name in (*read.fields, *read.known_fields) if "feedback" in name.lower()]
+        assert all(found[one].feedback == {} for one in ids[1:])
+
+    async def test_what_was_changed_since_a_moment_comes_with_its_time_notes_and_deletions_too(
+        self, sandbox, ready, account
+    ):
+        since = datetime.now(UTC)
+        contact, *_ = sandbox.controls.records(account.id, "contact")
+        deal, gone, *_ = sandbox.controls.records(account.id, "deal")
+        sandbox.controls.save(
+            account.id, "contact", contact, {"city" if ready.name == "hubspot" else "MailingCity": "X"}
+        )
+        note = sandbox.controls.note(account.id, deal, "They need it by March.")["id"]
+        if ready.name == "salesforce":
+            sandbox.controls.delete(account.id, "deal", gone)
+        until = datetime.now(UTC) + timedelta(minutes=1)
+        found = {}
+        for object_ in ("contact", "deal", "note", "email"):
+            after, pages = None, 0
+            while after is not None or not pages:
+                page = await ready.changed(account, object_, since - timedelta(milliseconds=1), until, after)
+                found |= {(object_, row.id): row for row in page.records}
+                after, pages = page.next, pages + 1
+            assert pages <= 3
+        wanted = {("contact", contact), ("note", note), ("deal", deal)}
+        assert wanted <= set(found)
+        assert found["contact", contact].modified_at >= since - timedelta(milliseconds=1)
+        assert [one for one, row in found.items() if row.deleted] == (
+            [("deal", gone)] if ready.name == "salesforce" else []
+        )
 
     async def test_notes_and_emails_of_a_deal_come_as_plain_text_oldest_first(self, sandbox, ready, account):
         deal = sandbox.controls.records(account.id, "deal")[0]

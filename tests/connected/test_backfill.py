@@ -14,6 +14,7 @@ from console.reading import Selection, read_range
 from console.runtime import ConsoleError
 from infra.accounts import Registry
 from infra.crm.client import CrmUnavailable
+from infra.crm.limits import is_bulk
 from infra.crm.vendors import connect
 from infra.database.engine import build_engine
 from infra.kafka.broker import Publisher
@@ -195,3 +196,36 @@ async def test_it_arrives_sealed_on_the_bulk_lane(place, tenant):
     mine = Selection(tenant=tenant)
     found = [each.payload async for each in read_range(place.settings, codec, CHANGES_BULK, selection=mine)]
     assert {change.id for change in found} == set(place.sandbox.controls.records(place.account.id, "company"))
+
+
+async def test_its_calls_are_bulk_work_and_leave_the_share_of_others(place):
+    """INVARIANT: a backfill never eats the day of the customer's own integrations. If it fails, theirs stop working."""
+    one = await place.plan(calls_per_day=1_000)
+    limits = place.sandbox.controls.set_limits
+    limits(place.account.id, daily=40, used_today=0)
+    lanes, waits = [], []
+    page = place.client.page
+
+    async def seen(*given):
+        lanes.append(len(lanes))
+        if len(lanes) == 2:
+            # Others use the app meanwhile: half of the day is gone, which is where bulk work ends by default.
+            limits(place.account.id, used_today=20)
+        assert is_bulk()
+        return await page(*given)
+
+    async def sleep(seconds):
+        await place.sleep(seconds)
+        now = await place.backfills.get(one.id)
+        if now.waiting:
+            waits.append(now.waiting)
+            await place.backfills.cancel(now)
+
+    place.client.page = seen
+    ended = await place.runner(one, sleep=sleep).run()
+    assert ended.state == "cancelled"
+    assert (waits[0], len(lanes)) == ("QUOTA_SPENT", 3), "the vendor's own count is heard with the second answer"
+    assert not is_bulk(), "and nobody else's calls become bulk work"
+    # The third was not made at all, and live work goes on.
+    assert limits(place.account.id)["used_today"] == 21
+    assert await place.client.count(place.account, "company")

@@ -30,8 +30,16 @@ def groq(responder: Callable[[dict[str, Any]], str] | None = None) -> Iterator[t
     thread.start()
     url, loop, over = ready.result(timeout=10)
     try:
-        # One model: journeys are about what becomes of its answers, and not about which model is asked.
-        yield stand_in, {"GROQ_API_KEY": KEY, "GROQ_BASE_URL": url, "HOOKLINE_MODEL_CHEAP": ""}
+        # One model, asked at once: journeys are about what becomes of its answers, not about which model is asked, and when.
+        yield (
+            stand_in,
+            {
+                "GROQ_API_KEY": KEY,
+                "GROQ_BASE_URL": url,
+                "HOOKLINE_MODEL_CHEAP": "",
+                "HOOKLINE_QUESTION_REST_SECONDS": "0",
+            },
+        )
     finally:
         loop.call_soon_threadsafe(over.set)
         thread.join()

@@ -35,6 +35,7 @@ from infra.local.sandbox.journal import Journal
 from infra.local.sandbox.server import Sandbox
 from infra.local.stack import Addresses
 from infra.settings import Settings
+from tests.journeys.behind import leave_behind
 
 READY_SECONDS = 40.0
 STOP_SECONDS = 30.0
@@ -114,17 +115,20 @@ class House:
 
 
 @contextmanager
-def open_house(addresses: Addresses, folder: Path, **environment: str) -> Iterator[House]:
-    """Start everything on a database of its own; stop the roles with SIGTERM, and see that they end well.
+def open_house(addresses: Addresses, folder: Path, *, events: bool = False, **environment: str) -> Iterator[House]:
+    """Start everything on a database of its own, behind what others left on the topics; stop the roles with SIGTERM, and see that they end well.
 
-    `environment` is given to the roles beside what they need.
+    `events`: Salesforce's event bus, too. `environment` is given to the roles beside what they need.
     """
     with _database(addresses) as database_url, Collector() as collector:
-        sandbox = Sandbox(folder / "sandbox", time_scale=0.2)
+        sandbox = Sandbox(folder / "sandbox", time_scale=0.2, events=events)
         asyncio.run(sandbox.start())
         try:
             settings = _settings(addresses, database_url, sandbox.base)
+            if events:
+                environment["HOOKLINE_SALESFORCE_EVENTS_URL"] = sandbox.events_url
             migrate(settings)
+            asyncio.run(leave_behind(addresses.kafka_url))
             log_file = folder / "roles.log"
             assert settings.master_keys
             house = House(settings, sandbox, collector, log_file, [settings.master_keys.get_secret_value()])

@@ -6,6 +6,7 @@ record bears out (`scoring`). What it says here is still ungrounded: `processors
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from llm_gateway.prompt import Prompt
 from llm_gateway.render import PromptFile, load
 from processors.analyses.analysis import Analysis, Context, Finding
 from processors.analyses.facts import canonical, label_of
+from processors.analyses.feedback import feedback_of
 from processors.analyses.language import language_of
 from processors.analyses.lead_intel import rules
 from processors.analyses.lead_intel.answer import LeadIntelAnswer
+from processors.analyses.lead_intel.carrying import carried
 from processors.analyses.lead_intel.changes import changes_since
 from processors.analyses.lead_intel.judging import judged
 from processors.analyses.lead_intel.scoring import (
@@ -51,13 +54,14 @@ class LeadIntelAnalysis:
         return _prompt().version
 
     def inputs(self, snapshot: RecordSnapshot) -> dict[str, Any]:
-        """The structured fields of `READS`, and the newest notes as far as they are shown to the model."""
+        """The structured fields of `READS`, the newest notes as far as they are shown to the model, a rep's feedback."""
         return {
             "fields": canonical(snapshot, READS.get(snapshot.object, READS["contact"])),
             "notes": [
                 [n.kind, n.id, n.at.date().isoformat(), n.subject or "", n.text[:TEXT_LENGTH]]
                 for n in newest_first(snapshot.notes)[:RECENT_TEXTS]
             ],
+            "feedback": feedback_of(snapshot),
         }
 
     def prompt(self, snapshot: RecordSnapshot) -> Prompt[LeadIntelAnswer]:
@@ -111,6 +115,14 @@ class LeadIntelAnalysis:
             usage=answer.usage,
             confidence=payload.confidence,
         )
+
+    def carried(self, by_rules: Finding, context: Context) -> Finding:
+        """The last insight's reasons as far as their values stand, and the rules' reasons for what has changed."""
+        before = context.previous.payload if context.previous else None
+        now = by_rules.payload
+        if not isinstance(before, LeadIntel) or not isinstance(now, LeadIntel):
+            return by_rules
+        return replace(by_rules, payload=carried(before, now, context.snapshot))
 
 
 PLUGIN: Analysis = LeadIntelAnalysis()

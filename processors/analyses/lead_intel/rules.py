@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from processors.analyses.feedback import doubts
 from processors.analyses.lead_intel.answer import LeadIntelAnswer, ProposedFactor
 from processors.analyses.lead_intel.opinions import opinion
 from processors.analyses.lead_intel.scoring import NEVER_CITED
@@ -23,7 +24,7 @@ def answer(facts: Mapping[str, Any]) -> LeadIntelAnswer:
     labels: set[str] = set()
     for fact in facts["facts"]:
         concept, value = fact["concept"], fact["value"]
-        if concept in NEVER_CITED:
+        if concept in NEVER_CITED or doubts(facts.get("feedback", {}), value):
             continue
         judged = opinion(concept, value, crm=view.crm, on=view.as_of, object=view.object, over=view.over is not None)
         # Two fields may say the same (phone and mobile, last contact and last activity): it counts once.

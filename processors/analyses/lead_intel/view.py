@@ -12,6 +12,7 @@ from datetime import date, timedelta
 from typing import Any, Protocol
 
 from processors.analyses.facts import day, facts_of, label_of, number
+from processors.analyses.feedback import feedback_of
 from processors.analyses.lead_intel.opinions import closed
 from processors.analyses.lead_intel.scoring import READS, important
 from processors.analyses.suspicion import presentable
@@ -55,6 +56,7 @@ def questions(snapshot: RecordSnapshot) -> dict[str, Any]:
     """The facts that lead intelligence asks with, JSON-able; the same snapshot gives the same bytes."""
     read = facts_of(snapshot, READS.get(snapshot.object, READS["contact"]))
     notes = newest_first(snapshot.notes)
+    feedback = feedback_of(snapshot)
     return {
         "object": snapshot.object,
         "crm": snapshot.crm,
@@ -76,6 +78,7 @@ def questions(snapshot: RecordSnapshot) -> dict[str, Any]:
                 for n in notes[:RECENT_TEXTS]
             ],
         },
+        **({"feedback": feedback} if feedback else {}),
     }
 
 

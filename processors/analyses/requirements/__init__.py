@@ -6,6 +6,7 @@ ungrounded: `processors.grounding` decides what reaches a record. A record witho
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from llm_gateway.prompt import Prompt
 from llm_gateway.render import PromptFile, load
 from processors.analyses.analysis import RULES_MODEL, Analysis, Context, Finding
+from processors.analyses.feedback import feedback_of
 from processors.analyses.language import language_of
 from processors.analyses.requirements import rules
 from processors.analyses.requirements.answer import RequirementsAnswer
@@ -41,17 +43,23 @@ class RequirementsAnalysis:
         return _prompt().version
 
     def inputs(self, snapshot: RecordSnapshot) -> dict[str, Any]:
-        """The texts, with their sources and days."""
+        """The texts, with their sources and days, and a rep's feedback."""
         return {
+            "feedback": feedback_of(snapshot),
             "texts": [
                 [t.source, t.at.date().isoformat() if not t.source.startswith("field:") else "", t.subject, t.text]
                 for t in texts_of(snapshot)
-            ]
+            ],
         }
 
     def prompt(self, snapshot: RecordSnapshot) -> Prompt[RequirementsAnswer]:
         """The question about one record."""
-        facts = {"object": snapshot.object, "texts": [text.as_json() for text in texts_of(snapshot)]}
+        feedback = feedback_of(snapshot)
+        facts = {
+            "object": snapshot.object,
+            "texts": [text.as_json() for text in texts_of(snapshot)],
+            **({"feedback": feedback} if feedback else {}),
+        }
         return _prompt().prompt(
             RequirementsAnswer,
             {"record": facts},
@@ -89,6 +97,31 @@ class RequirementsAnalysis:
             summary=summary_of(items, clashes, value.open_questions),
         )
         return Finding(payload=payload, model=answer.model, prompt_version=answer.prompt_version, usage=answer.usage)
+
+    def carried(self, by_rules: Finding, context: Context) -> Finding:
+        """What was found in texts that still say so, and what rules find in texts that came or changed since."""
+        before = context.previous
+        now = by_rules.payload
+        if before is None or not isinstance(before.payload, Requirements) or not isinstance(now, Requirements):
+            return by_rules
+        texts = {text.source: text for text in texts_of(context.snapshot)}
+        new = {source for source, text in texts.items() if text.at > before.as_of}
+        found = [
+            *(item for item in before.payload.items if item.source not in new),
+            *(item for item in now.items if item.source in new),
+        ]
+        clashes = [
+            *before.payload.contradictions,
+            *(clash for clash in now.contradictions if {clash.first_source, clash.second_source} & new),
+        ]
+        payload = now.model_copy(
+            update={
+                "items": tuple(found),
+                "contradictions": tuple(clashes),
+                "open_questions": before.payload.open_questions or now.open_questions,
+            }
+        )
+        return replace(by_rules, payload=payload)
 
 
 PLUGIN: Analysis = RequirementsAnalysis()

@@ -222,3 +222,64 @@ def test_opinions(concept: str, value: str, direction: str):
 )
 def test_a_probability_is_read_on_its_crms_own_scale(crm: str, value: str, direction: str):
     assert opinion("probability", value, crm=crm, on=AT.date(), object="deal").direction == direction
+
+
+# Between two questions
+
+
+def by_a_model(payload: LeadIntel) -> Insight:
+    """As a model said it: other labels and weights than the rules', within what values can carry, and words of its own."""
+    factors = tuple(one.model_copy(update={"weight": one.weight + 1}) for one in payload.factors)
+    return insight(payload.model_copy(update={"factors": factors, "summary": "Ana decides. They have talked."}))
+
+
+async def between(snapshot: RecordSnapshot, previous: Insight | None) -> LeadIntel:
+    async def by_rules(prompt):
+        return Answer(prompt.rules(prompt.facts), "rules", "rules", Usage(), cached=False, prompt_version="1")
+
+    context = Context(snapshot, previous, by_rules, (), TODAY)
+    finding = PLUGIN.carried(await PLUGIN.analyse(context), context)
+    payload = ground(finding.payload, snapshot, previous=previous).payload
+    assert isinstance(payload, LeadIntel)
+    return payload
+
+
+def changed(snapshot: RecordSnapshot, **values: str) -> RecordSnapshot:
+    fields = {snapshot.concepts[concept]: value for concept, value in values.items()}
+    return snapshot.model_copy(update={"fields": {**snapshot.fields, **fields}, "changed": tuple(fields)})
+
+
+async def test_between_two_questions_what_still_holds_stays_the_models():
+    first = by_a_model(await told(BUYER["hubspot"]))
+    now = await between(changed(BUYER["hubspot"], city="Porto"), first)
+    assert now.factors == first.payload.factors
+    assert now.summary == "Ana decides. They have talked."
+
+
+async def test_between_two_questions_a_changed_value_is_judged_by_experience_and_the_rest_stays():
+    first = by_a_model(await told(BUYER["hubspot"]))
+    now = await between(changed(BUYER["hubspot"], lifecycle_stage="subscriber"), first)
+    stage = BUYER["hubspot"].concepts["lifecycle_stage"]
+    before = {one.evidence.field: one for one in first.payload.factors}
+    after = {one.evidence.field: one for one in now.factors}
+    assert after[stage].direction == "down"
+    assert after[stage].evidence.value == "subscriber"
+    assert {field: one for field, one in after.items() if field != stage} == {
+        field: one for field, one in before.items() if field != stage
+    }
+    assert now.score < first.payload.score
+    assert now.summary != first.payload.summary, "the model's words were about the record as it was"
+
+
+async def test_a_value_of_which_experience_says_the_same_keeps_its_reason():
+    first = by_a_model(await told(BUYER["hubspot"]))
+    now = await between(changed(BUYER["hubspot"], email="a.silva@brightwater.io"), first)
+    email = BUYER["hubspot"].concepts["email"]
+    (reason,) = (one for one in now.factors if one.evidence.field == email)
+    assert reason.evidence.value == "a.silva@brightwater.io"
+    as_it_was = await between(BUYER["hubspot"], first)
+    assert (now.score, now.summary) == (as_it_was.score, first.payload.summary)
+
+
+async def test_a_record_of_which_nothing_was_said_yet_is_judged_by_rules():
+    assert (await between(BUYER["hubspot"], None)).factors == (await told(BUYER["hubspot"])).factors

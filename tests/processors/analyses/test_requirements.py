@@ -15,7 +15,7 @@ from processors.analyses.requirements.answer import RequirementsAnswer
 from processors.analyses.requirements.rules import money, statement
 from processors.analyses.requirements.texts import sentences
 from processors.grounding import ground
-from schemas.insight import Requirements, Usage
+from schemas.insight import Insight, Requirement, Requirements, Usage, Version
 from schemas.record import Note, RecordSnapshot
 
 AT = datetime(2026, 11, 1, 9, tzinfo=UTC)
@@ -200,3 +200,45 @@ def test_inputs_are_the_texts_alone():
 
 def test_the_answer_can_be_asked_for_in_strict_mode():
     assert shape_of(RequirementsAnswer).strict is not None
+
+
+# Between two questions
+
+
+async def between(snapshot: RecordSnapshot, previous: Requirements, as_of: datetime) -> Requirements:
+    async def by_rules(prompt):
+        return Answer(prompt.rules(prompt.facts), RULES_MODEL, "rules", Usage(), cached=False, prompt_version="1")
+
+    before = Insight(
+        tenant="t", account="a", object="deal", id="1", crm="hubspot", analysis="requirements", version=Version(1, 1, 1),
+        as_of=as_of, analyzed_at=as_of, model="a-model", payload=previous,
+    )  # fmt: skip
+    context = Context(snapshot, before, by_rules, (), date(2026, 11, 20))
+    finding = PLUGIN.carried(await PLUGIN.analyse(context), context)
+    payload = ground(finding.payload, snapshot).payload
+    assert isinstance(payload, Requirements)
+    return payload
+
+
+async def test_between_two_questions_the_models_findings_stay_and_rules_read_what_is_new():
+    """What a model left out of an old text does not come back, and what it found there does not go."""
+    old = (
+        "We need SSO via Okta. The colour of the door matters to the board.",
+        "They would like an integration with SAP.",
+    )
+    by_a_model = Requirement(
+        text="The colour of the door matters to the board", kind="other", priority="should", source="note:0",
+        quote="The colour of the door matters to the board.", said_at=AT,
+    )  # fmt: skip
+    now = await between(
+        deal(*old, "Go-live must be by 1 March 2027."), Requirements(items=(by_a_model,)), AT + timedelta(days=1)
+    )
+    assert [item.quote for item in now.items] == [by_a_model.quote, "Go-live must be by 1 March 2027."]
+
+
+async def test_between_two_questions_what_no_text_says_any_more_is_gone():
+    item = Requirement(
+        text="We need SSO via Okta", kind="security", priority="must", source="note:0", quote="We need SSO via Okta.", said_at=AT
+    )  # fmt: skip
+    now = await between(deal("They will call again."), Requirements(items=(item,)), AT + timedelta(days=9))
+    assert now.items == ()
