@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from console.endpoints import find
@@ -104,12 +104,14 @@ def list_(
         for line in lines:
             typer.echo(json.dumps(line.plain()))
         return
-    table = Table("time (UTC)", "request", "endpoint", "answer", "times", "bytes", "what became of it")
+    # Two lines each, so that ids, which `show` and `retry` are given, stay whole on a narrow terminal.
+    table = Table(Column("request, time (UTC), endpoint", no_wrap=True, min_width=32), Column("answer", min_width=19), "what became of it", show_lines=True)  # fmt: skip
     for line in lines:
         table.add_row(
-            f"{line.at.astimezone(UTC):%m-%d %H:%M:%S}", line.request_id, line.endpoint, line.answer, str(line.times),
-            str(line.size), line.became,
-        )  # fmt: skip
+            f"{line.request_id}\n{line.at.astimezone(UTC):%m-%d %H:%M:%S}  {line.endpoint}",
+            f"{line.answer}\n{line.times} x {line.size} bytes",
+            line.became,
+        )
     out.print(table)
     if not lines:
         out.print(f"Nothing since {start:%Y-%m-%d %H:%M:%S} UTC; `--since 24h` looks further back.")

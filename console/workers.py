@@ -2,7 +2,7 @@
 
 Law: the parent accepts nothing itself and knows no request. Its listening socket outlives every worker, so what waits in its
 queue while one dies or restarts is taken by the next. A worker that dies is started anew, with a pause that grows while
-it keeps dying; SIGTERM drains all of them. Health and metrics are the parent's: ready while any worker is, and every metric of
+it keeps dying; SIGTERM drains all of them, and so does the parent's own death, of which a pipe tells them. Health and metrics are the parent's: ready while any worker is, and every metric of
 each worker with the label `worker`.
 """
 
@@ -59,6 +59,8 @@ class Workers:
         self._log = log("workers")
         self._stopping = asyncio.Event()
         self._socket: socket.socket | None = None
+        self._lifeline: int | None = None
+        """The end of a pipe that workers read: nobody ever writes, but it ends with this process."""
         self.workers = [Worker(number, port) for number, port in enumerate(_ops_ports(settings, count))]
 
     @property
@@ -71,6 +73,7 @@ class Workers:
         """Serve until `stop`; raises SettingsError when the port is taken or settings are missing. `ready`: all have been started."""
         require(self._settings, "ingress")
         self._socket = listen(self._settings.ingress_host, self._settings.ingress_port)
+        self._lifeline, held = os.pipe()
         ops = await serve_ops(self._settings, {f"worker {each.number}": self._asker(each) for each in self.workers},
                               any_suffices=True, metrics_page=self._metrics)  # fmt: skip
         self._log.info("workers_listen", port=self.port, workers=len(self.workers), ops_port=ops.port)
@@ -82,6 +85,8 @@ class Workers:
         finally:
             await ops.stop()
             self._socket.close()
+            os.close(self._lifeline)
+            os.close(held)
 
     def stop(self) -> None:
         """Drain all of them; `run` returns then."""
@@ -111,10 +116,12 @@ class Workers:
 
     async def _start(self, worker: Worker) -> asyncio.subprocess.Process:
         assert self._socket is not None
+        assert self._lifeline is not None
         descriptor = self._socket.fileno()
         environment = {
             **os.environ,
             variable("ingress_socket"): str(descriptor),
+            variable("ingress_lifeline"): str(self._lifeline),
             variable("ingress_processes"): str(self._settings.ingress_processes * len(self.workers)),
             variable("ops_port"): str(worker.ops_port),
             variable("ops_host"): "127.0.0.1",
@@ -122,7 +129,7 @@ class Workers:
         return await asyncio.create_subprocess_exec(
             *self._command,
             env=environment,
-            pass_fds=(descriptor,),
+            pass_fds=(descriptor, self._lifeline),
             stdin=asyncio.subprocess.DEVNULL,
             # Ctrl-C reaches the parent alone, which then drains its workers.
             start_new_session=True,

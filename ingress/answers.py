@@ -6,7 +6,12 @@ and a test compares the two.
 
 from __future__ import annotations
 
+import http
+from collections.abc import Sequence
+
 from schemas.delivery import Refusal
+
+Headers = Sequence[tuple[bytes, bytes]]
 
 STATUS: dict[Refusal, int] = {
     Refusal.UNKNOWN_ENDPOINT: 404,
@@ -50,3 +55,11 @@ GREETING = b"This is a Hookline endpoint. It takes webhooks by POST.\n"
 PLAIN = [(b"content-type", b"text/plain; charset=utf-8")]
 NOT_FOUND = b"Nothing here.\n"
 FAILED = b"Something failed on our side; please send it again.\n"
+
+
+def head_of(answer: tuple[int, Headers, bytes], extra: Headers = ()) -> bytes:
+    """Status line and headers of (status, headers, body) as they stand on the wire, up to the request's id, which is to follow."""
+    status, headers, body = answer
+    lines = [b"HTTP/1.1 %d %b" % (status, http.HTTPStatus(status).phrase.encode())]
+    lines += [b"%b: %b" % pair for pair in (*headers, (b"content-length", b"%d" % len(body)), *extra)]
+    return b"\r\n".join(lines) + b"\r\nx-request-id: "

@@ -19,13 +19,15 @@ from infra.role import Parts, Readiness, Role
 from infra.settings import Settings, SettingsError, require, variable
 from infra.unavailable import Unavailable
 from ingress import answers, tls
+from ingress.acceptance import Limits
 from ingress.gate import READY_BELOW, Gate
 from ingress.identity import RequestIds
 from ingress.ledger import Ledger, PostgresRefusals, Refused
+from ingress.lifeline import follow_parent
 from ingress.outlet import Outlet
 from ingress.proxies import Proxies
 from ingress.rates import Rates
-from ingress.receiver import ACK_SECONDS, Limits, Receiver
+from ingress.receiver import ACK_SECONDS, Receiver
 from ingress.server import HttpServer, listen, settle_memory, taken_over, wire_limits
 from ingress.sources.source import Source
 from schemas.delivery import Refusal
@@ -78,6 +80,8 @@ class Ingress(Role):
     async def setup(self) -> None:
         """Wire the receiver, and serve."""
         settings = self.settings
+        if settings.ingress_lifeline is not None:
+            follow_parent(settings.ingress_lifeline)
         self._ledger = Ledger(
             PostgresRefusals(self.parts.engine, timedelta(hours=settings.ingress_refused_hours)),
             keeps_requests=settings.ingress_refused_hours > 0,
@@ -97,6 +101,7 @@ class Ingress(Role):
             sources=load("ingress.sources", Source),  # type: ignore[type-abstract]  # the protocol is only asked for its members
             keys=self.parts.keyring,
             publish=outlet.publish,
+            offer=outlet.offer,
             ledger=self._ledger,
             gate=self.gate,
             rates=Rates(
@@ -155,7 +160,11 @@ class Ingress(Role):
         listening = self._socket()
         self.port = listening.getsockname()[1]
         settle_memory()
-        self._server = HttpServer(self, wire_limits(self.settings), self._note_wire, tls.options(self.settings))
+        direct = self._receiver.direct if self._receiver is not None else None
+        self._server = HttpServer(
+            self, wire_limits(self.settings), self._note_wire, tls.options(self.settings),
+            take=direct.take if direct is not None else None,
+        )  # fmt: skip
         await self._server.start(listening, self._ended)
 
     def _socket(self) -> socket.socket:

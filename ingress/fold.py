@@ -23,10 +23,28 @@ def fold(delivery: Delivery, events: Iterable[Event]) -> list[tuple[Change, bool
     records: dict[tuple[str, str, str], list[Event]] = {}
     for event in events:
         records.setdefault((event.account, event.object, event.id), []).append(event)
-    return [(_change(delivery, found), all(event.bulk for event in found)) for found in records.values()]
+    return [
+        (_change(delivery, found), found[0].bulk and all(event.bulk for event in found)) for found in records.values()
+    ]
 
 
 def _change(delivery: Delivery, events: list[Event]) -> Change:
+    if len(events) == 1:
+        # Most records have but one event in a delivery, and there is nothing to fold.
+        (only,) = events
+        return Change(
+            tenant=delivery.tenant,
+            account=only.account,
+            object=only.object,
+            id=only.id,
+            kind=_kind(events),
+            occurred_at=only.occurred_at,
+            properties=tuple(dict.fromkeys(only.properties)),
+            merged_ids=tuple(dict.fromkeys(only.merged_ids)),
+            edited_by=only.edited_by or None,
+            delivery=delivery.request_id,
+            reason=only.reason,
+        )
     ordered = sorted(events, key=lambda event: event.occurred_at)
     latest = ordered[-1]
     return Change(
@@ -40,6 +58,8 @@ def _change(delivery: Delivery, events: list[Event]) -> Change:
         merged_ids=tuple(dict.fromkeys(one for event in ordered for one in event.merged_ids)),
         edited_by=next((event.edited_by for event in reversed(ordered) if event.edited_by), None),
         delivery=delivery.request_id,
+        # News outweighs a gap: what is told of with its fields is looked at as such.
+        reason="webhook" if any(event.reason == "webhook" for event in ordered) else latest.reason,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -104,7 +105,8 @@ class HotSpots:
         """Changes that were published, and how many of each tenant's were over its rate. Never blocks."""
         for change in changes:
             self._records.note(str(change.ref))
-            self._tenants.note(change.tenant)
+        for tenant, number in Counter(change.tenant for change in changes).items():
+            self._tenants.note(tenant, number)
         for tenant, number in over.items():
             self._over.note(tenant, number)
 

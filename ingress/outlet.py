@@ -37,9 +37,16 @@ class _Group:
     messages: Sequence[Outgoing]
     size: int
     due: float
-    done: asyncio.Future[None]
+    told: Callable[[Exception | None], None]
     taken: int = 0
     open: int = 0
+    settled: bool = False
+
+    def forget(self) -> None:
+        """Nobody waits for it any more; it stands in the order of deadlines for a while yet, and holds nothing there."""
+        self.settled = True
+        self.messages = ()
+        self.told = _nobody
 
 
 class Outlet:
@@ -84,6 +91,30 @@ class Outlet:
 
         Raises BrokerUnavailable when it is not in time (some of it may have arrived, or may yet arrive), and MessageTooLarge.
         """
+        done: asyncio.Future[None] = self._loop.create_future()
+
+        def told(error: Exception | None) -> None:
+            if done.done():
+                return
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+        group = self.offer(messages, told)
+        try:
+            await done
+        finally:
+            if not group.settled:
+                # Nobody waits for it any more.
+                group.forget()
+                self._queued_bytes -= group.size
+
+    def offer(self, messages: Sequence[Outgoing], told: Callable[[Exception | None], None]) -> _Group:
+        """`publish` for whoever does not wait: `told` is called once, with None or with what `publish` would raise; it must not raise.
+
+        Raises at once what is known at once, and then calls nobody.
+        """
         size = 0
         for message in messages:
             length = len(message.value or b"")
@@ -92,19 +123,17 @@ class Outlet:
             size += length
         now = self._loop.time()
         self._admit(size, now)
-        group = _Group(messages, size, now + self._seconds, self._loop.create_future())
+        group = _Group(messages, size, now + self._seconds, told)
         self._queued_bytes += size
         self._waiting.append(group)
         self._calls.append(group)
         if self._timer is None:
             self._timer = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
-        most = min(self._flushes, len(self._partitions))
-        if not self._running or (len(self._waiting) >= MANY and self._running < most):
+        if not self._running or (
+            len(self._waiting) >= MANY and self._running < min(self._flushes, len(self._partitions))
+        ):
             self._begin()
-        try:
-            await group.done
-        finally:
-            self._queued_bytes -= size
+        return group
 
     async def stop(self) -> None:
         """Finish what is under way, for as long as a call may take, and take nothing more."""
@@ -166,18 +195,18 @@ class Outlet:
                 await (await producer.send_batch(batch, self._topic, partition=partition))
             except KafkaError as error:
                 self._failed.inc(count)
-                _settle(parts, _as_ours(error, self._topic))
+                self._settle(parts, _as_ours(error, self._topic))
                 await self._broken(producer, error)
                 return
             except asyncio.CancelledError:
-                _settle(parts, BrokerUnavailable("this process is stopping"))
+                self._settle(parts, BrokerUnavailable("this process is stopping"))
                 raise
             self._took.observe(self._loop.time() - mark)
             self._published.inc(count)
             for group, number in parts:
                 group.open -= number
-                if not group.open and group.taken == len(group.messages) and not group.done.done():
-                    group.done.set_result(None)
+                if not group.open and group.taken == len(group.messages):
+                    self._tell(group, None)
         finally:
             del self._oldest[slot]
             if partition is not None:
@@ -197,7 +226,7 @@ class Outlet:
         waiting = self._waiting
         while waiting:
             group = waiting[0]
-            if group.done.done():
+            if group.settled:
                 # Timed out, or failed after a part of it had gone: the rest stays here.
                 waiting.popleft()
                 continue
@@ -220,29 +249,34 @@ class Outlet:
             waiting.popleft()
         return parts
 
+    def _tell(self, group: _Group, error: Exception | None) -> None:
+        if not group.settled:
+            told = group.told
+            group.forget()
+            self._queued_bytes -= group.size
+            told(error)
+
+    def _settle(self, parts: Sequence[tuple[_Group, int]], error: Exception) -> None:
+        for group, _ in parts:
+            self._tell(group, error)
+
     def _fail_waiting(self, error: Exception) -> None:
         while self._waiting:
-            group = self._waiting.popleft()
-            if not group.done.done():
-                group.done.set_exception(error)
+            self._tell(self._waiting.popleft(), error)
 
     def _sweep(self) -> None:
         now = self._loop.time()
         calls = self._calls
-        while calls and (calls[0].done.done() or calls[0].due <= now):
+        while calls and (calls[0].settled or calls[0].due <= now):
             group = calls.popleft()
-            if not group.done.done():
+            if not group.settled:
                 self._failed.inc(len(group.messages))
-                group.done.set_exception(
-                    BrokerUnavailable(f"{self._topic} was not acknowledged within {self._seconds:g} s")
-                )
+                self._tell(group, BrokerUnavailable(f"{self._topic} was not acknowledged within {self._seconds:g} s"))
         self._timer = self._loop.call_later(_SWEEP_SECONDS, self._sweep) if calls else None
 
 
-def _settle(parts: Sequence[tuple[_Group, int]], error: Exception) -> None:
-    for group, _ in parts:
-        if not group.done.done():
-            group.done.set_exception(error)
+def _nobody(_error: Exception | None) -> None:
+    """Whoever waited has been told."""
 
 
 def _as_ours(error: KafkaError, topic: str) -> Exception:

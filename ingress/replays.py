@@ -8,29 +8,38 @@ Kafka's room, those guard the effects.
 from __future__ import annotations
 
 from collections import deque
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from infra.accounts import Endpoint
+    from ingress.sources.source import InboundRequest
 
 MAX_NOTED = 200_000
 """About 30 MB; at 650 genuine requests a second, the five minutes for which signatures hold."""
-HOLD_SECONDS = 370.0
-"""Longer than any signature holds: five minutes, and one that the sender's clock may be ahead."""
+
+Once = tuple[bytes, ...]
+Mark = tuple[str | bytes, ...]
 
 
 @runtime_checkable
 class SignedOnce(Protocol):
-    """A source whose requests carry a signed time: the same values of these headers are the same request."""
+    """A source whose requests carry a signed time or id: the very same one can be told when it comes again."""
 
-    signed_once: tuple[bytes, ...]
-    """Names in lower case. They must determine the request: a signature over everything, or a signed id and time."""
+    signature_holds_seconds: float
+    """For so long after its arrival a request may pass again: its age, and what the sender's clock may be ahead."""
 
+    def once(self, request: InboundRequest, endpoint: Endpoint) -> Once | None:
+        """What determines a request that was verified; None when it may be another one that looks the same. Must not block or raise.
 
-Mark = tuple[str, ...] | tuple[str | bytes | None, ...]
+        Nothing that a stranger could write in another way without breaking the signature.
+        """
+        ...
 
 
 class Replays:
-    """One per process; no method blocks or raises."""
+    """One per process and source; no method blocks or raises."""
 
-    def __init__(self, *, max_noted: int = MAX_NOTED, hold_seconds: float = HOLD_SECONDS) -> None:
+    def __init__(self, *, max_noted: int = MAX_NOTED, hold_seconds: float) -> None:
         self._max = max_noted
         self._hold = hold_seconds
         self._noted: set[Mark] = set()

@@ -16,7 +16,7 @@ from typing import Any
 import uvicorn
 
 from infra.settings import Settings, SettingsError, variable
-from ingress.wire import Guard, Noted, WireLimits
+from ingress.wire import Guard, Noted, Take, WireLimits
 
 BACKLOG = 2_048
 KEEP_ALIVE_SECONDS = 75
@@ -90,9 +90,17 @@ def wire_limits(settings: Settings) -> WireLimits:
 class HttpServer:
     """One listening socket served."""
 
-    def __init__(self, app: Any, limits: WireLimits, noted: Noted, tls: Mapping[str, Any] | None = None) -> None:
-        """`tls`: uvicorn's own options for it, from `ingress/tls.py`."""
-        self._guard = Guard(limits, noted)
+    def __init__(
+        self,
+        app: Any,
+        limits: WireLimits,
+        noted: Noted,
+        tls: Mapping[str, Any] | None = None,
+        *,
+        take: Take | None = None,
+    ) -> None:
+        """`tls`: uvicorn's own options for it, from `ingress/tls.py`. `take`: the short way, asked before `app` (`ingress/direct.py`)."""
+        self._guard = Guard(limits, noted, take)
         config = uvicorn.Config(
             app,
             http=self._guard.protocol(),  # type: ignore[arg-type]  # uvicorn only ever calls it

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 
 from opentelemetry.trace import Span, SpanKind
@@ -25,7 +26,7 @@ from infra.telemetry import continue_trace, log, tracer
 from infra.unavailable import Unavailable, as_unavailable
 from ingress.fold import fold
 from ingress.seen import mark_key
-from ingress.sources.source import Event, Ignored, Source, Untranslatable
+from ingress.sources.source import Event, Ignored, Resync, Source, Untranslatable
 from schemas.change import Change
 from schemas.dead_letter import Cause
 from schemas.delivery import Delivery
@@ -104,6 +105,19 @@ class Notes(Protocol):
         ...
 
 
+class Demands(Protocol):
+    """Where it is asked for that an object be read again; see ingress/pubsub/store.py."""
+
+    async def ask(self, demands: Iterable[tuple[str, Resync, datetime]]) -> None:
+        """(endpoint, what, until when it may have changed). Safe to repeat; raises what the database raises."""
+        ...
+
+
+Prepare = Callable[[Sequence[Delivery]], Awaitable[None]]
+"""Fetches what a dialect needs to understand these deliveries, which it may not do itself. Safe to repeat; raises what the database
+raises."""
+
+
 class Times(Protocol):
     """Where it is noted that an account was heard of; never blocks."""
 
@@ -123,6 +137,7 @@ class _Work:
     events: list[tuple[str, Event]] = field(default_factory=list)
     """Mark key and event."""
     letters: list[Untranslatable] = field(default_factory=list)
+    resyncs: list[Resync] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -183,8 +198,10 @@ class Translator:
         hot: Notes,
         times: Times,
         epoch: int,
+        demands: Demands | None = None,
+        prepare: Mapping[str, Prepare] | None = None,
     ) -> None:
-        """`epoch` is that of `crm.deliveries`: offsets mean something only within it."""
+        """`epoch` is that of `crm.deliveries`: offsets mean something only within it. `prepare`: by source."""
         self._opener = opener
         self._out = out
         self._known = known
@@ -194,6 +211,8 @@ class Translator:
         self._hot = hot
         self._times = times
         self._epoch = epoch
+        self._demands = demands
+        self._prepare = dict(prepare or {})
         self._log = log(STAGE)
         self._tracer = tracer()
 
@@ -204,6 +223,7 @@ class Translator:
             await self._out.dead_letter(raw, stage=STAGE, cause=cause, detail=detail, tenant=_tenant(raw))
         works = [self._begin(one) for one in received]
         try:
+            await self._prepared(works)
             for work in works:
                 self._translate(work)
                 await asyncio.sleep(
@@ -225,12 +245,19 @@ class Translator:
         )
         return _Work(one, f"{self._epoch}/{one.partition}/{one.offset}", span)
 
+    async def _prepared(self, works: Sequence[_Work]) -> None:
+        for source, prepare in self._prepare.items():
+            theirs = [work.delivery for work in works if work.delivery.source == source]
+            if theirs:
+                await prepare(theirs)
+
     def _translate(self, work: _Work) -> None:
         delivery = work.delivery
         endpoint = self._known.endpoint(delivery.endpoint)
         source = self._sources.get(delivery.source)
         work.events.clear()
         work.letters.clear()
+        work.resyncs.clear()
         work.dropped.clear()
         if endpoint is None or endpoint.tenant != delivery.tenant:
             work.letters.append(Untranslatable(Cause.FOREIGN_ACCOUNT, "the endpoint was removed after the delivery"))
@@ -254,6 +281,8 @@ class Translator:
                 )
             elif isinstance(found, Untranslatable):
                 work.letters.append(found)
+            elif isinstance(found, Resync):
+                work.resyncs.append(found)
             else:
                 work.events.append((mark_key(delivery.tenant, delivery.endpoint, found.key), found))
 
@@ -299,6 +328,9 @@ class Translator:
         for topic, changes, traceparents in ((CHANGES, *lanes.live), (CHANGES_BULK, *lanes.bulk)):
             if changes:
                 await self._out.publish(topic, changes, traceparents=traceparents)
+        demands = [(work.delivery.endpoint, one, work.delivery.received_at) for work in works for one in work.resyncs]
+        if demands and self._demands is not None:
+            await self._demands.ask(demands)
         lanes.count()
         self._hot.note(lanes.live[0] + lanes.bulk[0], lanes.over())
         for work in works:

@@ -13,6 +13,8 @@ from infra.unavailable import as_unavailable
 from ingress.allowances import Allowances
 from ingress.hot import HotSpots
 from ingress.lanes import LocalBuckets, SharedBuckets
+from ingress.pubsub.frame import SOURCE
+from ingress.pubsub.store import SchemaStore, StreamStore
 from ingress.seen import SeenMarks
 from ingress.sources.source import Source
 from ingress.touches import Touches
@@ -54,6 +56,8 @@ class TranslatorRole(Role):
             hot=hot,
             times=touches,
             epoch=await epoch(self.parts.engine, DELIVERIES),
+            demands=StreamStore(self.parts.engine),
+            prepare={SOURCE: SchemaStore(self.parts.engine).prepare},
         )
         self._consuming = self.pump([DELIVERIES], GROUP, translator.handle, max_batch_bytes=MOST_BYTES)
         self.background(self._forget_deliveries, "forget-deliveries")

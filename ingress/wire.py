@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,8 @@ from schemas.delivery import Refusal
 SWEEP_SECONDS = 0.5
 LINGER_SECONDS = 0.5
 
+Take = Callable[[MutableMapping[str, Any], bytes, Callable[[bytes, bytes], None]], bool]
+"""`Direct.take`."""
 Noted = Callable[[Refusal, str], str]
 """Told of every refusal at the wire, with a detail; returns the request's id. Must not block or raise."""
 
@@ -46,8 +48,9 @@ class WireLimits:
 class Guard:
     """Watches all connections of a process."""
 
-    def __init__(self, limits: WireLimits, noted: Noted) -> None:
+    def __init__(self, limits: WireLimits, noted: Noted, take: Take | None = None) -> None:
         self.limits = limits
+        self.take = take
         self._noted = noted
         self._open: set[DoorProtocol] = set()
         self._sweeper: asyncio.Task[None] | None = None
@@ -113,6 +116,44 @@ class _UnreadableError(Exception):
     """Likewise."""
 
 
+_OUR_PATHS = b"/hooks/"
+
+
+class _Never:
+    """An event for which nobody waits."""
+
+    def set(self) -> None:
+        """Nothing."""
+
+
+class _Short:
+    """What uvicorn's `RequestResponseCycle` is to the protocol, of a request that went the short way and is whole."""
+
+    __slots__ = ("_door", "_transport", "disconnected", "keep_alive", "response_complete", "response_started")
+
+    more_body = False
+    message_event = _Never()
+
+    def __init__(self, door: DoorProtocol, transport: asyncio.Transport, *, keep_alive: bool) -> None:
+        self._door = door
+        self._transport = transport
+        self.keep_alive = keep_alive
+        self.disconnected = self.response_started = self.response_complete = False
+
+    def reply(self, head: bytes, body: bytes) -> None:
+        """One answer, in one piece; nothing when nobody is there any more."""
+        transport = self._transport
+        if self.disconnected or self.response_complete or transport.is_closing():
+            return
+        self.response_started = self.response_complete = True
+        if self.keep_alive:
+            transport.write(head + b"\r\n" + body)
+        else:
+            transport.write(head + b"connection: close\r\n\r\n" + body)
+            transport.close()
+        self._door.on_response_complete()
+
+
 class DoorProtocol(HttpToolsProtocol):
     """One connection."""
 
@@ -127,11 +168,19 @@ class DoorProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._guard = guard
         self._limits = guard.limits
+        self._take = guard.take
+        self._held: list[bytes] | None = None
+        """What has come of the body of a request that may go the short way; None where there is no such request."""
+        self._idle_since = 0.0
+        """When the last answer was given, while nothing came after it; else 0."""
         self._since = 0.0
         """When the line and headers began that are not complete; 0 where none have."""
         self._silent = True
         self._first_chunk = False
         self._head_bytes = 0
+        self._counting = True
+        """Headers are counted one by one; needless while all that has come is less than they may be together."""
+        self._arrived = 0
         self._dead = False
         self._too_large = ""
 
@@ -154,12 +203,16 @@ class DoorProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._dead:
             return
-        if self.timeout_keep_alive_task is not None:
-            self.timeout_keep_alive_task.cancel()
-            self.timeout_keep_alive_task = None
+        self._idle_since = 0.0
         self._silent = False
+        self._arrived = len(data)
         try:
-            self.parser.feed_data(data)
+            try:
+                self.parser.feed_data(data)
+            finally:
+                # More of its body is to come, or never will: then it is nothing for the short way.
+                if self._held is not None:
+                    self._go_the_usual_way()
         except httptools.HttpParserUpgrade:
             self._leave_http()
         except httptools.HttpParserError:
@@ -170,7 +223,7 @@ class DoorProtocol(HttpToolsProtocol):
         else:
             if self._since:
                 self._head_grew(len(data))
-            elif self.cycle is not None and self.cycle.response_complete and self.timeout_keep_alive_task is None:
+            elif self.cycle is not None and self.cycle.response_complete and not self._idle_since:
                 # Empty lines between requests: neither a request nor silence.
                 self._since = self.loop.time()
 
@@ -180,41 +233,100 @@ class DoorProtocol(HttpToolsProtocol):
         self._since = self.loop.time()
         self._first_chunk = True
         self._head_bytes = 0
+        self._counting = self._arrived > self._limits.header_bytes
 
     @override
     def on_url(self, url: bytes) -> None:
         self.url += url
-        self._head_bytes += len(url)
-        if self._head_bytes > self._limits.header_bytes:
-            self._refuse_head(f"more than {self._limits.header_bytes} bytes")
+        if self._counting:
+            self._count(len(url))
 
     @override
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
-        headers = self.headers
-        headers.append((name, value))
-        self._head_bytes += len(name) + len(value) + 4
-        if self._head_bytes > self._limits.header_bytes or len(headers) > self._limits.headers:
-            self._refuse_head(f"more than {self._limits.headers} headers or {self._limits.header_bytes} bytes")
+        self.headers.append((name, value))
+        if self._counting:
+            self._count(len(name) + len(value) + 4)
 
     @override
     def on_headers_complete(self) -> None:
         self._since = 0.0
         if self.parser.get_http_version() not in _VERSIONS:
             raise _UnreadableError
+        if len(self.headers) > self._limits.headers:
+            self._count(0)
+        self._counting = True  # trailers
+        if self._take is None or self._busy() or self.flow.write_paused:
+            super().on_headers_complete()
+        else:
+            self._held = []
+
+    @override
+    def on_body(self, body: bytes) -> None:
+        if self._held is None:
+            super().on_body(body)
+        else:
+            self._held.append(body)
+
+    @override
+    def on_message_complete(self) -> None:
+        if self._held is None:
+            super().on_message_complete()
+        elif self._took():
+            self._held = None
+        else:
+            self._go_the_usual_way()
+            super().on_message_complete()
+
+    def _took(self) -> bool:
+        """Whether the request that is held went the short way."""
+        if self._held is None or self._take is None or not self.url.startswith(_OUR_PATHS) or b"#" in self.url:
+            return False
+        body = self._held[0] if len(self._held) == 1 else b"".join(self._held)
+        scope: MutableMapping[str, Any] = self.scope  # type: ignore[assignment]  # of the same shape
+        scope["method"] = self.parser.get_method().decode("ascii")
+        scope["raw_path"], _, scope["query_string"] = self.url.partition(b"?")
+        before = self.cycle
+        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        short = _Short(self, self.transport, keep_alive=keep_alive)
+        self.cycle = short  # type: ignore[assignment]  # uvicorn's protocol asks no more of it than it has
+        if self._take(scope, body, short.reply):
+            return True
+        self.cycle = before
+        return False
+
+    def _go_the_usual_way(self) -> None:
+        held, self._held = self._held or (), None
         super().on_headers_complete()
+        for body in held:
+            super().on_body(body)
+
+    @override
+    def on_response_complete(self) -> None:
+        # As uvicorn's, but for the timer a request: the sweep sees to idle connections.
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            # Its body may have to be waited for, and nothing else begins it.
+            super()._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._idle_since = self.loop.time()
 
     def overdue(self, now: float) -> bool:
-        """Whether it has kept us waiting for a request line and headers for too long."""
+        """Whether it has kept us waiting for a request line and headers, or for another request, for too long."""
+        if self._idle_since:
+            return now - self._idle_since > self._limits.idle_seconds
         if not self._since:
             return False
         return now - self._since > (self._limits.idle_seconds if self._silent else self._limits.header_seconds)
 
     def cut(self) -> None:
         """It is overdue."""
-        if self._silent:
+        if self._silent or self._idle_since:
             self._dead = True
             self.transport.close()
         else:
@@ -224,14 +336,19 @@ class DoorProtocol(HttpToolsProtocol):
         if self._first_chunk:
             # It may begin with another request's end; what the callbacks have seen of it is counted.
             self._first_chunk = False
+            if not self._counting:
+                self._counting = True
+                self._head_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             return
         self._head_bytes += size
         if self._head_bytes > 2 * self._limits.header_bytes:
             self._end(Refusal.HEADERS_TOO_LARGE, f"more than {self._limits.header_bytes} bytes")
 
-    def _refuse_head(self, detail: str) -> None:
-        self._too_large = detail
-        raise _TooLargeError
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > self._limits.header_bytes or len(self.headers) > self._limits.headers:
+            self._too_large = f"more than {self._limits.headers} headers or {self._limits.header_bytes} bytes"
+            raise _TooLargeError
 
     def _end(self, refusal: Refusal, detail: str) -> None:
         """No further request is read here; one that is being answered gets its answer, and then it is over."""

@@ -16,9 +16,10 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,7 +29,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
-from bench.children import Child, machine_seconds
+from bench.children import Child, cpu_seconds_of, machine_seconds
 from bench.failure import BenchError
 from bench.ingress import floor
 from bench.ingress.load import CONNECTIONS, Load, Run
@@ -47,7 +48,7 @@ PACED_SECONDS = 6.0
 START_SECONDS = 60.0
 PUBLIC = "https://hooks.example.com"
 FASTAPI = ("fastapi==0.165.0",)
-_MOST = {1: 14_000, 100: 9_000}
+_MOST = {1: 20_000, 100: 9_000}
 """Requests a second that are signed beforehand; more than this machine answers."""
 
 
@@ -59,6 +60,7 @@ class Side:
     events: int
     child: Child
     port: int
+    workers: int = 1
     cpu_us: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
 
@@ -66,6 +68,13 @@ class Side:
     def label(self) -> str:
         """As in the result."""
         return self.name if self.events == 1 else f"{self.name}{self.events}"
+
+    def cpu_seconds(self) -> float:
+        """Of the process, or of all workers together; the parent does nothing for a request."""
+        if self.workers == 1:
+            return self.child.cpu_seconds()
+        mine = Path(f"/proc/{self.child.pid}/task/{self.child.pid}/children").read_text().split()
+        return sum(cpu_seconds_of(int(pid)) for pid in mine)
 
 
 def main() -> int:
@@ -123,10 +132,37 @@ def _measure(folder: Path) -> dict[str, Any]:
         load = Load(folder, secret.encode(), PUBLIC, path)
         before = _answers(ops)
         sent = _rounds(sides, load)
-        paced, paced_sent = _paced(next(side for side in sides if side.label == "ingress"), load)
+        one = next(side for side in sides if side.label == "ingress")
+        paced, paced_sent = _paced(one, load)
         _check(before, _answers(ops), sent + paced_sent)
         hookline.check()
-        return _result(sides, paced, load.errors)
+        result = _result(sides, paced, load.errors)
+        port, ops = ports.choose("front door of two"), ports.choose("health of two")
+        shared = {**shown, **hidden, "HOOKLINE_INGRESS_PORT": str(port), "HOOKLINE_OPS_PORT": str(ops)}
+        child = Child(["console", "serve", "ingress", "--workers", "2"], shared, folder, "two-workers")
+        stack.callback(child.stop)
+        return {**result, **_two_workers(one, Side("two_workers", 1, child, port, workers=2), ops, load)}
+
+
+def _two_workers(one: Side, two: Side, ops: int, load: Load) -> dict[str, Any]:
+    """The same door with `--workers 2`, in turns with the one that was measured."""
+    for number in (1, 2):
+        two.child.wait_for_answer(f"http://127.0.0.1:{ops + number}/health/ready", START_SECONDS)
+    sides = [replace(one, cpu_us=[], rates=[]), two]
+    before = _answers(ops)
+    print("One worker against two on one port:")
+    _rounds(sides, load)
+    grown = _answers(ops, by="worker")
+    if sum(_answers(ops).values()) <= sum(before.values()) or len(grown) < 2:
+        raise BenchError(f"the two workers did not share the work: {grown}")
+    share = min(grown.values()) / sum(grown.values())
+    single, double = sides
+    return {
+        "workers_us": [round(median(side.cpu_us), 1) for side in sides],
+        "workers_per_second": [round(median(side.rates)) for side in sides],
+        "workers_rate_ratio": round(median(b / a for a, b in zip(single.rates, double.rates, strict=True)), 2),
+        "lesser_workers_share": round(share, 2),
+    }
 
 
 def _rounds(sides: Sequence[Side], load: Load) -> int:
@@ -137,9 +173,10 @@ def _rounds(sides: Sequence[Side], load: Load) -> int:
         told = []
         busy, had = machine_seconds()
         for side in sides if number % 2 else reversed(sides):
-            cpu = side.child.cpu_seconds()
-            run = load.run(side.port, side.events, ROUND_SECONDS if number >= 0 else 1.0, _MOST[side.events])
-            used = (side.child.cpu_seconds() - cpu) / run.requests * 1e6
+            cpu = side.cpu_seconds()
+            seconds = ROUND_SECONDS if number >= 0 else 1.0
+            run = load.run(side.port, side.events, seconds, _MOST[side.events], again=side.name == "read")
+            used = (side.cpu_seconds() - cpu) / run.requests * 1e6
             sent += run.requests if side.name == "ingress" else 0
             if number >= 0:
                 side.cpu_us.append(used)
@@ -180,15 +217,15 @@ def _result(sides: Sequence[Side], paced: dict[int, Run], errors: int) -> dict[s
     }  # fmt: skip
 
 
-def _answers(ops: int) -> dict[str, float]:
+def _answers(ops: int, by: str = "answer") -> dict[str, float]:
     with urllib.request.urlopen(f"http://127.0.0.1:{ops}/metrics", timeout=10) as answer:
         text = answer.read().decode()
-    return {
-        sample.labels["answer"]: sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == "hookline_ingress_requests_total" and sample.labels["source"] == "hubspot"
-    }
+    found: Counter[str] = Counter()
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == "hookline_ingress_requests_total" and sample.labels["source"] == "hubspot":
+                found[sample.labels[by]] += sample.value  # type: ignore[assignment]  # counters are floats on the wire
+    return dict(found)
 
 
 def _check(before: dict[str, float], after: dict[str, float], sent: int) -> None:

@@ -1,38 +1,26 @@
 """How a declared sender shows that it is the one: HMAC over a template, the Standard Webhooks scheme, a bearer token, Basic.
 
 Law: a model that was read is a scheme that can be used: what is missing or would sign too little is an error of the declaration,
-with the field and what to write instead. Verification compares texts in constant time and judges the time last, for only of a
-genuine request does it mean anything. Bearer and Basic sign nothing: whoever reads one request can send others, so TLS carries them.
+with the field and what to write instead. How an HMAC is verified: `ingress/declared/verifier.py`. Bearer and Basic sign nothing: whoever reads one request can send others, so TLS carries them.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from ingress.sources.source import (
-    FROM_THE_FUTURE,
-    SIGNATURE_MISSING,
-    STALE,
-    VERIFICATION_FAILED,
-    Denied,
-    InboundRequest,
-)
-from schemas.delivery import Refusal
+from ingress.declared.verifier import FIELD, key_of
+from ingress.sources.source import SIGNATURE_MISSING, VERIFICATION_FAILED, Denied, InboundRequest
 
-MAX_SIGNATURES = 16
+MAX_TOLERANCE_SECONDS = 3_600
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
-_NUMBER = re.compile(rb"(?:0|[1-9][0-9]{0,14})")
-_FIELD = re.compile(r"\{([a-z]*)\}")
 _FIELDS = ("body", "timestamp", "id", "method", "url", "path")
-_PER_SECOND = {"s": 1, "ms": 1_000}
 
 
 def _header(name: str) -> str:
@@ -55,7 +43,7 @@ class Timestamp(_Part):
     element: str | None = None
     """Or the name of an element of the signature header, as Stripe's `t`."""
     unit: Literal["s", "ms"] = "s"
-    tolerance_seconds: int = Field(default=300, ge=1, le=3_600)
+    tolerance_seconds: int = Field(default=300, ge=1, le=MAX_TOLERANCE_SECONDS)
 
     @model_validator(mode="after")
     def _one_place(self) -> Timestamp:
@@ -90,13 +78,10 @@ class Hmac(_Part):
     """What is signed: text with {body}, {timestamp}, {id}, {method}, {url} or {path}."""
     secret: Literal["text", "hex", "base64"] = "text"  # noqa: S105 - how it is written, not what it is
     """How the key is written: as it is, or encoded."""
-    _parts: tuple[bytes | str, ...] = PrivateAttr(default=())
-    _prefix: bytes = PrivateAttr(default=b"")
-    _names: tuple[bytes, bytes | None, bytes | None] = PrivateAttr(default=(b"", None, None))
 
     @model_validator(mode="after")
     def _signs_enough(self) -> Hmac:
-        pieces = _FIELD.split(self.signed)
+        pieces = FIELD.split(self.signed)
         fields = pieces[1::2]
         unknown = [name for name in fields if name not in _FIELDS]
         if unknown:
@@ -116,92 +101,9 @@ class Hmac(_Part):
             raise ValueError("separator: elements have one of their own")
         return self
 
-    def model_post_init(self, context: object) -> None:
-        """Work out once what every request needs."""
-        super().model_post_init(context)
-        pieces = _FIELD.split(self.signed)
-        self._parts = tuple(
-            piece if place % 2 else piece.encode() for place, piece in enumerate(pieces) if piece or place % 2
-        )
-        self._prefix = self.prefix.encode()
-        stamp = self.timestamp.header if self.timestamp else None
-        self._names = (
-            self.header.encode(),
-            stamp.encode() if stamp else None,
-            self.id_header.encode() if self.id_header else None,
-        )
-
     def key(self, secret: bytes) -> bytes | None:
         """The key that this secret is; None when it is not written as declared."""
-        if self.secret == "text":  # noqa: S105 - how it is written
-            return secret
-        try:
-            return (
-                bytes.fromhex(secret.decode())
-                if self.secret == "hex"  # noqa: S105 - how it is written
-                else base64.b64decode(secret, validate=True)
-            ) or None
-        except (ValueError, binascii.Error):
-            return None
-
-    def verify(self, request: InboundRequest, secrets: Sequence[bytes], now: datetime) -> Denied | None:
-        """None when one of the signatures holds under one of the secrets, and the time is near enough."""
-        header, stamp_header, id_header = self._names
-        value = request.headers.get(header)
-        if value is None:
-            return SIGNATURE_MISSING
-        given, stamp = self._given(value)
-        if stamp_header is not None:
-            stamp = request.headers.get(stamp_header)
-        identity = request.headers.get(id_header) if id_header is not None else b""
-        if not given or (self.timestamp is not None and stamp is None) or identity is None:
-            return SIGNATURE_MISSING
-        if self.timestamp is not None and not _NUMBER.fullmatch(stamp or b""):
-            return VERIFICATION_FAILED
-        covered = self._covered(request, stamp or b"", identity)
-        unusable = True
-        for secret in secrets:
-            key = self.key(secret)
-            if key is None:
-                continue
-            unusable = False
-            ours = self._prefix + self._encoded(hmac.digest(key, covered, self.digest))
-            if any([hmac.compare_digest(ours, one) for one in given]):  # noqa: C419 - every one is compared, so that time tells nothing
-                return None if self.timestamp is None else self._judge_age(int(stamp or b"0"), now)
-        return _UNUSABLE if unusable else VERIFICATION_FAILED
-
-    def _given(self, value: bytes) -> tuple[list[bytes], bytes | None]:
-        if self.elements is None:
-            return (value.split(self.separator.encode())[:MAX_SIGNATURES] if self.separator else [value]), None
-        wanted = self.elements.signature.encode()
-        stamp_name = self.timestamp.element.encode() if self.timestamp and self.timestamp.element else None
-        found: list[bytes] = []
-        stamps: list[bytes] = []
-        for element in value.split(self.elements.separator.encode())[: 2 * MAX_SIGNATURES]:
-            name, _, content = element.partition(b"=")
-            if name == wanted:
-                found.append(content)
-            elif name == stamp_name:
-                stamps.append(content)
-        return found, stamps[0] if len(stamps) == 1 else None
-
-    def _covered(self, request: InboundRequest, stamp: bytes, identity: bytes) -> bytes:
-        if self._parts == ("body",):
-            return request.body
-        values = {"body": request.body, "timestamp": stamp, "id": identity}
-        if "{method}" in self.signed or "{url}" in self.signed or "{path}" in self.signed:
-            values |= {"method": request.method, "url": request.uri(), "path": request.target}
-        return b"".join([values[part] if isinstance(part, str) else part for part in self._parts])
-
-    def _encoded(self, digest: bytes) -> bytes:
-        return binascii.hexlify(digest) if self.encoding == "hex" else binascii.b2a_base64(digest, newline=False)
-
-    def _judge_age(self, stamp: int, now: datetime) -> Denied | None:
-        assert self.timestamp is not None
-        age = now.timestamp() - stamp / _PER_SECOND[self.timestamp.unit]
-        if age > self.timestamp.tolerance_seconds:
-            return STALE
-        return FROM_THE_FUTURE if age < -self.timestamp.tolerance_seconds else None
+        return key_of(secret, self.secret)
 
 
 class Bearer(_Part):
@@ -237,8 +139,6 @@ class Standard(_Part):
 
 
 Scheme = Annotated[Hmac | Bearer | Basic | Standard, Field(discriminator="scheme")]
-
-_UNUSABLE = Denied(Refusal.ENDPOINT_DISABLED, "its secret is not written as `verify.secret` declares it")
 
 
 def _same(request: InboundRequest, header: str, wanted: Sequence[bytes]) -> Denied | None:

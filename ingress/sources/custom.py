@@ -11,7 +11,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ingress.declared.declaration import Declaration, DeclarationError, read
-from ingress.declared.schemes import Standard
+from ingress.declared.schemes import MAX_TOLERANCE_SECONDS, Basic, Bearer, Hmac, Standard
+from ingress.declared.verifier import HmacVerifier
 from ingress.dialects import declared as dialect
 from ingress.per_endpoint import PerEndpoint
 from ingress.secrets import secrets_of
@@ -28,6 +29,7 @@ from ingress.sources.source import (
     random_secret,
 )
 from ingress.sources.standard_webhooks import judge as judge_standard
+from ingress.sources.standard_webhooks import once_of as standard_once
 from schemas.dead_letter import Cause
 from schemas.delivery import Delivery, Refusal
 
@@ -42,8 +44,20 @@ def _read(endpoint: Endpoint) -> Declaration | str:
         return str(error)
 
 
+Verifier = HmacVerifier | Bearer | Basic
+
 declaration_of = PerEndpoint(_read)
 """The endpoint's declaration, or what is wrong with it."""
+
+
+def _ready(endpoint: Endpoint) -> Verifier | None:
+    found = declaration_of(endpoint)
+    if isinstance(found, str) or isinstance(found.verify, Standard):
+        return None
+    return HmacVerifier(found.verify) if isinstance(found.verify, Hmac) else found.verify
+
+
+_verifier_of = PerEndpoint(_ready)
 
 
 class Custom:
@@ -52,17 +66,25 @@ class Custom:
     name = "custom"
     id_is_secret = False
     configuration = Declaration
+    signature_holds_seconds = 2 * MAX_TOLERANCE_SECONDS + 1.0
 
     def verify(self, request: InboundRequest, endpoint: Endpoint, now: datetime) -> Denied | None:
         """As declared."""
-        found = declaration_of(endpoint)
-        if isinstance(found, str):
-            return Denied(Refusal.ENDPOINT_DISABLED, " ".join(found.split()))
-        scheme = found.verify
-        if isinstance(scheme, Standard):
+        verifier = _verifier_of(endpoint)
+        if verifier is None:
+            found = declaration_of(endpoint)
+            if isinstance(found, str):
+                return Denied(Refusal.ENDPOINT_DISABLED, " ".join(found.split()))
             return judge_standard(request, endpoint, now)
         secrets = secrets_of(endpoint, now)
-        return scheme.verify(request, secrets, now) if secrets else disabled(endpoint, now)
+        return verifier.verify(request, secrets, now) if secrets else disabled(endpoint, now)
+
+    def once(self, request: InboundRequest, endpoint: Endpoint) -> tuple[bytes, ...] | None:
+        """What was signed, where a time or an id is part of it; bearer, Basic and a bare HMAC of the body say nothing of when."""
+        verifier = _verifier_of(endpoint)
+        if isinstance(verifier, HmacVerifier):
+            return verifier.once(request)
+        return standard_once(request) if verifier is None and not isinstance(declaration_of(endpoint), str) else None
 
     def new_secret(self) -> bytes:
         """Random text; senders that draw their own (Stripe, Slack) are given none."""

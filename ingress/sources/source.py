@@ -16,7 +16,7 @@ from ingress.secrets import why_none
 from schemas.change import ChangeKind
 from schemas.dead_letter import Cause
 from schemas.delivery import Delivery, Refusal
-from schemas.record import ObjectType
+from schemas.record import ObjectType, Reason
 
 if TYPE_CHECKING:
     from infra.accounts import Endpoint
@@ -26,9 +26,9 @@ Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 """Status, headers and body of an HTTP answer; the receiver adds length, request id and Retry-After."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class InboundRequest:
-    """What a signature may cover, as it came over the wire."""
+    """What a signature may cover, as it came over the wire. Nobody alters it; it is not frozen, for that makes each one cost more."""
 
     method: bytes
     target: bytes
@@ -56,7 +56,8 @@ class Denied:
     """For the administrator alone, never for the sender; says nothing of what was sent."""
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: there are hundreds a delivery, and a lock on every attribute costs more than filling them.
+@dataclass(slots=True)
 class Event:
     """One thing that happened in a CRM, about one record."""
 
@@ -75,6 +76,7 @@ class Event:
     edited_by: str | None = None
     bulk: bool = False
     """An import or migration: it waits behind live traffic."""
+    reason: Reason = "webhook"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,21 @@ class Ignored:
     account: str | None = None
 
 
-Translated = Event | Untranslatable | Ignored
+@dataclass(frozen=True, slots=True)
+class Resync:
+    """The sender says that it cannot tell what changed: all of an object has to be read that was changed since a moment."""
+
+    account: str
+    object: ObjectType
+    since: datetime
+    key: str
+    """What makes it the same demand when it comes again; stored as a hash."""
+    cause: str
+    """A name, such as GAP_OVERFLOW."""
+    position: int = 0
+
+
+Translated = Event | Untranslatable | Ignored | Resync
 
 
 class Source(Protocol):

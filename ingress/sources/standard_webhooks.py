@@ -52,12 +52,17 @@ class StandardWebhooks:
 
     name = "standard_webhooks"
     id_is_secret = False
-    signed_once = (b"webhook-id", b"webhook-timestamp")
+    signature_holds_seconds = 2 * TOLERANCE_SECONDS + 1.0
     split = staticmethod(split_array)
 
     def verify(self, request: InboundRequest, endpoint: Endpoint, now: datetime) -> Denied | None:
         """One of the given signatures must hold under one of the secrets (text `whsec_...`) that are valid now."""
         return judge(request, endpoint, now)
+
+    def once(self, request: InboundRequest, endpoint: Endpoint) -> tuple[bytes, ...] | None:
+        """Its id and time."""
+        del endpoint
+        return once_of(request)
 
     def new_secret(self) -> bytes:
         """`whsec_` and base64, as the specification writes them."""
@@ -95,6 +100,11 @@ def judge(request: InboundRequest, endpoint: Endpoint, now: datetime) -> Denied 
     if not any(hmac.compare_digest(ours, one) for ours in _signed(usable, identity, at, request.body) for one in given):
         return VERIFICATION_FAILED
     return _judge_age(now.timestamp() - at)
+
+
+def once_of(request: InboundRequest) -> tuple[bytes, ...]:
+    """What determines a verified request: the signed id and time, by the specification the same for each try of one message."""
+    return request.headers[b"webhook-id"], request.headers[b"webhook-timestamp"]
 
 
 def _made(endpoint: Endpoint) -> dict[bytes, Webhook]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import json
 import os
 import re
@@ -32,7 +33,8 @@ from ingress.refused import KEPT
 from ingress.retry import Retrier
 from ingress.sources.source import Source
 from schemas.topics import CHANGES, DELIVERIES
-from tests.connected.test_ingress import Place, event, open_place, signed, translating
+from tests.connected.test_console import Command, environment, hookline  # noqa: F401 - the fixtures
+from tests.connected.test_ingress import SECRET, Place, event, open_place, signed, translating
 
 pytestmark = pytest.mark.connected
 
@@ -137,6 +139,81 @@ async def test_what_was_refused_for_a_wrong_secret_is_let_in_once_it_is_right(pl
     assert (await row_of(place, request_id)).sealed_request is None
     found = await accepted_one(place.settings, Codec(place.parts.keyring, "test"), request_id)
     assert found is not None
+
+
+async def test_an_admin_finds_and_lets_in_what_a_wrong_secret_cost(
+    place: Place,
+    hookline: Command,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """The same by the commands: list, show, rotate, a dry run, retry, and what became of it."""
+
+    async def said(*arguments: str) -> str:
+        return await asyncio.to_thread(hookline, *arguments)
+
+    await place.parts.keyring.for_delivery(place.tenant, place.hubspot.id, datetime.now(UTC))
+    url = f"https://hooks.test/hooks/{place.hubspot.id}"
+    accepted_id = (await place.deliver(event(1))).headers["X-Request-Id"]
+    body = json.dumps([event(2)]).encode()
+    headers = signed(url, body, secret=b"the-secret-that-hubspot-has-now")
+    request_id = (await place.post(place.hubspot, body, headers)).headers["X-Request-Id"]
+    await row_of(place, request_id)
+    listed = [json.loads(line) for line in (await said("requests", "list", "--tenant", place.tenant, "--json")).replace("} {", "}\n{").split("\n")]  # fmt: skip
+    assert {(one["request_id"], one["answer"]) for one in listed} == {(accepted_id, "accepted"), (request_id, "VERIFICATION_FAILED")}  # fmt: skip
+    narrow = ("--endpoint", place.hubspot.id, "--cause", "VERIFICATION_FAILED")
+    assert request_id in await said("requests", "list", *narrow)
+    assert "jobtitle" not in await said("requests", "show", request_id)
+    assert "jobtitle" in await said("requests", "show", request_id, "--body")
+    assert "0 of 1" in await said("requests", "retry", *narrow, "--dry-run")
+    monkeypatch.setenv("HOOKLINE_NEW_SECRET", "the-secret-that-hubspot-has-now")
+    await said("endpoint", "rotate-secret", place.hubspot.id, "--overlap", "1h")
+    assert "1 of 1 would be let in" in await said("requests", "retry", *narrow, "--dry-run")
+    assert "1 of 1 let in" in await said("requests", "retry", *narrow)
+    assert "let in" in await said("requests", "show", request_id)
+    assert {one.payload.request_id for one in await place.mine(DELIVERIES, 2)} == {accepted_id, request_id}
+
+
+async def test_a_secret_is_rotated_under_traffic_and_nothing_is_lost(place: Place):
+    """INVARIANT: from the old secret to the new one no delivery is refused; when the overlap is over the old one counts no longer."""
+    url = f"https://hooks.test/hooks/{place.hubspot.id}"
+    ids: list[str] = []
+    numbers = itertools.count()
+    ended = asyncio.Event()
+
+    async def send(secret: bytes) -> int:
+        body = json.dumps([event(next(numbers))]).encode()
+        response = await place.post(place.hubspot, body, signed(url, body, secret=secret))
+        if response.status == 202:
+            ids.append(response.headers["X-Request-Id"])
+        return response.status
+
+    async def traffic(using: list[bytes]) -> set[int]:
+        statuses = set()
+        while not ended.is_set():
+            statuses.add(await send(using[0]))
+        return statuses
+
+    using = [SECRET]
+    sending = [asyncio.create_task(traffic(using)) for _ in range(3)]
+    await place.parts.registry.rotate_secret(place.hubspot.id, b"the-new-client-secret", overlap_seconds=3_600)
+    async with asyncio.timeout(10):
+        # The probe is a stranger's until the door has heard of the new secret.
+        while await send(b"the-new-client-secret") != 202:
+            pass
+    using[0] = b"the-new-client-secret"
+    before = len(ids)
+    async with asyncio.timeout(10):
+        while len(ids) < before + 20:  # noqa: ASYNC110 - the senders tell nobody
+            await asyncio.sleep(0.01)
+    assert await send(SECRET) == 202
+    ended.set()
+    assert set().union(*await asyncio.gather(*sending)) == {202}
+    await place.parts.registry.rotate_secret(place.hubspot.id, b"yet-another-client-secret", overlap_seconds=0)
+    await place.parts.directory.refresh()
+    assert [await send(old) for old in (SECRET, b"the-new-client-secret")] == [401, 401]
+    assert await send(b"yet-another-client-secret") == 202
+    found = await place.mine(DELIVERIES, len(ids))
+    assert {one.payload.request_id for one in found} == set(ids)
 
 
 async def test_a_delivery_too_large_for_one_message_is_split_between_its_events(place: Place):

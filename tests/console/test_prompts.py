@@ -42,7 +42,7 @@ def test_the_list_tells_versions_and_sizes(ask: Ask):
     assert found["lead_intel"]["instruction_tokens"] > 100
 
 
-@pytest.mark.parametrize("record", ["buyer", "lure"])
+@pytest.mark.parametrize("record", ["buyer", "lure", "corrected"])
 @pytest.mark.parametrize("name", ["lead_intel", "requirements"])
 def test_every_kept_recording_answers_its_prompt_as_it_is_now(ask: Ask, name: str, record: str):
     """A prompt, schema or view that changed must be recorded again: `hookline prompt test ... --record`."""

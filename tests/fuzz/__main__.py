@@ -14,6 +14,7 @@ from tests.fuzz.dialects import CORPUS, DIALECTS, BrokenPromiseError, check, see
 from tests.fuzz.mutate import Mutator
 
 INPUTS = int(os.environ.get("INPUTS", "1000000"))
+PROCESSES = int(os.environ.get("PROCESSES", "2"))
 SEED = int(os.environ.get("SEED", str(time.time_ns() % 1_000_000)))
 _MOST_KEPT = 4_000
 
@@ -55,8 +56,8 @@ def campaign(dialect: str, inputs: int, seed: int) -> Campaign:
 def main() -> int:
     """Run; the last line is JSON."""
     print(f"{INPUTS} inputs, SEED={SEED}")  # noqa: T201 - a command
-    with ProcessPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
-        share = {"hubspot": 0.4, "salesforce": 0.4, "standard_webhooks": 0.2}
+    with ProcessPoolExecutor(min(PROCESSES, os.cpu_count() or 1)) as pool:
+        share = {"hubspot": 0.35, "salesforce": 0.35, "standard_webhooks": 0.15, "custom": 0.15}
         results = list(pool.map(campaign, DIALECTS, [int(INPUTS * share[name]) for name in DIALECTS], [SEED] * len(DIALECTS)))  # fmt: skip
     for result in results:
         print(result)  # noqa: T201 - a command

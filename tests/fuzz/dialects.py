@@ -11,7 +11,8 @@ from ingress.sources.source import Event, Ignored, Untranslatable
 from tests.ingress.fakes import delivery, endpoint, sources
 
 CORPUS = Path(__file__).parent / "corpus"
-DIALECTS = ("hubspot", "salesforce", "standard_webhooks")
+DIALECTS = ("hubspot", "salesforce", "standard_webhooks", "custom")
+_DECLARED = {"preset": "salesforce_callout"}
 MOST_SECONDS = 2.0
 """Of CPU for one body of 64 KB; on a busy machine too."""
 MOST_OF_ACCOUNT = 255
@@ -30,7 +31,7 @@ def seeds(dialect: str) -> list[bytes]:
 
 def of(dialect: str) -> Endpoint:
     """The endpoint whose bodies these are."""
-    return endpoint(dialect)
+    return endpoint(dialect, config=_DECLARED) if dialect == "custom" else endpoint(dialect)
 
 
 def check(dialect: str, body: bytes) -> frozenset[tuple[str, str]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import dataclasses
 import gzip
 import json
 import re
@@ -21,13 +23,37 @@ from ingress.rates import Rates
 from ingress.refused import MAX_BODY_BYTES, PER_SECOND, RefusedRequest
 from schemas.delivery import Refusal
 from schemas.topics import DELIVERIES
-from tests.ingress.fakes import NOW, endpoint, house, secret
-from tests.ingress.signers import hubspot_v1, hubspot_v2, hubspot_v3, standard
+from tests.ingress.fakes import NOW, House, endpoint, house, secret
+from tests.ingress.signers import (
+    BASIC,
+    BEARER,
+    DECLARED_SECRET,
+    GITHUB,
+    callout,
+    everything,
+    github,
+    hubspot_v1,
+    hubspot_v2,
+    hubspot_v3,
+    slack,
+    standard,
+    stripe,
+)
 
 BODY = b'[{"portalId":145883449,"objectId":1}]'
 EP = endpoint()
 PATH = f"/hooks/{EP.id}"
 DOCS = Path(__file__).parents[2] / "docs" / "ingress.md"
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["the-short-way", "over-asgi"])
+def _both_ways(request, monkeypatch):
+    """INVARIANT: what the door says does not depend on the way. If this fails, one of them has forgotten a check."""
+    monkeypatch.setattr(House, "short", request.param)
+
+
+def _declared_standard(body: bytes, identity: str = "msg_1"):
+    return dataclasses.replace(standard(body, identity=identity), config={**BEARER, "verify": {"scheme": "standard_webhooks"}})  # fmt: skip
 
 
 def signed(body: bytes = BODY, sign=hubspot_v3, **more) -> dict[str, str]:
@@ -44,6 +70,7 @@ async def test_a_delivery_is_sealed_published_and_then_answered(sign):
     door = house()
     reply = await door.ask(PATH, BODY, {**signed(sign=sign), "Content-Type": "application/json"})
     assert reply.status == 202
+    assert door.taken == int(House.short)
     (out,) = door.publisher.outgoing
     raw = RawMessage(DELIVERIES.name, 0, 0, out.key, out.value, out.headers)
     (received,), refused = await Codec(door.ring, "test").open(DELIVERIES, [raw])
@@ -163,7 +190,7 @@ def _cases():
         Refusal.PAYLOAD_TOO_LARGE: ({}, {"body": [b"x" * 5_000] * 3}),
         Refusal.UNSUPPORTED_ENCODING: ({}, {"headers": {**good, "Content-Encoding": "br"}}),
         Refusal.EMPTY_BODY: ({}, {"body": b""}),
-        Refusal.BODY_INCOMPLETE: ({"body_seconds": 0.01}, {"receive": asyncio.Event().wait}),
+        Refusal.BODY_INCOMPLETE: ({"body_seconds": 0.01}, {"receive": lambda: asyncio.Event().wait()}),
         Refusal.RATE_LIMITED: ({"rates": _spent()}, {}),
         Refusal.OVERLOADED: ({"gate": Gate(0, 0)}, {}),
         Refusal.BROKER_UNAVAILABLE: ({"away": 1}, {}),
@@ -268,6 +295,43 @@ async def test_a_replayed_request_is_answered_as_accepted_and_published_once():
     assert len(door.publisher.outgoing) == 1
     (row,) = await door.refusals()
     assert (row["cause"], row["status"], row["sealed_request"]) == ("REPLAYED", 202, None)
+
+
+@pytest.mark.parametrize("sign", [stripe, slack, everything, callout, _declared_standard])
+async def test_a_declared_sender_with_a_time_or_an_id_is_guarded_likewise(sign):
+    """INVARIANT: as above, for senders that are declared."""
+    found = sign(BODY)
+    door = house(endpoint("custom", secrets=(secret(found.secret),), config=found.config))
+    headers = {name.decode(): value.decode() for name, value in found.request.headers.items()}
+    assert [(await door.ask(PATH, BODY, headers)).status for _ in range(2)] == [202, 202]
+    assert len(door.publisher.outgoing) == 1
+    (row,) = await door.refusals()
+    assert (row["cause"], row["status"]) == ("REPLAYED", 202)
+    later = sign(BODY, at=NOW + timedelta(seconds=1)) if sign is not _declared_standard else sign(BODY, identity="2")
+    again = {name.decode(): value.decode() for name, value in later.request.headers.items()}
+    assert (await door.ask(PATH, BODY, again)).status == 202
+    assert len(door.publisher.outgoing) == 2
+
+
+async def test_a_replay_is_known_in_other_clothes():
+    """What is no part of the signature may be written in another way by whoever captured a request."""
+    found = stripe(BODY)
+    door = house(endpoint("custom", secrets=(secret(found.secret),), config=found.config))
+    given = found.request.headers[b"stripe-signature"].decode()
+    for header in (given, given.replace("v0=00", "v0=11"), f"a=b,{given}", ",".join(reversed(given.split(",")))):
+        assert (await door.ask(PATH, BODY, {"Stripe-Signature": header})).status == 202
+    assert len(door.publisher.outgoing) == 1
+
+
+@pytest.mark.parametrize(("config", "value"), [(BEARER, "Bearer {}"), (BASIC, "Basic {}"), (GITHUB, None)])
+async def test_a_declared_sender_that_says_nothing_of_when_passes_each_time(config, value):
+    door = house(endpoint("custom", secrets=(secret(DECLARED_SECRET),), config=config))
+    headers = signed(sign=github)
+    if value is not None:
+        given = DECLARED_SECRET if "Bearer" in value else base64.b64encode(b"hookline:" + DECLARED_SECRET)
+        headers = {"Authorization": value.format(given.decode())}
+    assert [(await door.ask(PATH, BODY, headers)).status for _ in range(2)] == [202, 202]
+    assert len(door.publisher.outgoing) == 2
 
 
 async def test_what_failed_is_no_replay_when_it_comes_again():

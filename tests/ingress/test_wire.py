@@ -58,13 +58,15 @@ class Door:
 @asynccontextmanager
 async def open_door(limits: WireLimits = LIMITS, **changes) -> AsyncIterator[Door]:
     found = house(EP, **changes)
+    await found.make_keys()
     door = Door(found, 0)
 
     def noted(refusal: Refusal, detail: str) -> str:
         door.noted.append((refusal, detail))
         return "1" * 32
 
-    server = HttpServer(found.receiver, limits, noted)
+    direct = found.receiver.direct
+    server = HttpServer(found.receiver, limits, noted, take=None if direct is None else direct.take)
     listening = listen("127.0.0.1", 0)
     door.port = listening.getsockname()[1]
     await server.start(listening)
@@ -296,3 +298,82 @@ async def test_a_repeated_signature_header_counts_once(door: Door):
     after = GOOD.replace(b"Content-Length", b"X-HubSpot-Signature-v3: forged\r\nContent-Length")
     assert statuses(await door.send(forged + LAST))[0] in {202, 401}
     assert statuses(await door.send(after + LAST)) == [401, 200]
+
+
+async def _given(waiting: list) -> object:
+    async with asyncio.timeout(5):
+        while not waiting:  # noqa: ASYNC110 - the door tells nobody
+            await asyncio.sleep(0.005)
+    return waiting.pop()
+
+
+async def test_on_the_short_way_too_answers_wait_for_the_broker_and_keep_their_order():
+    waiting: list = []
+    async with open_door(offer=lambda _messages, told: waiting.append(told)) as door:
+        reader, writer = await door.open()
+        writer.write(GOOD + LAST)
+        told = await _given(waiting)
+        assert door.house.gate.requests == 1
+        told(None)
+        answer = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+    assert statuses(answer) == [202, 200]
+    assert (door.house.gate.requests, door.house.gate.bytes) == (0, 0)
+
+
+async def test_a_drain_waits_for_what_is_on_the_short_way():
+    """INVARIANT: whoever was taken in is answered. If this fails, a restart makes senders repeat what Kafka has."""
+    waiting: list = []
+    opened = open_door(offer=lambda _messages, told: waiting.append(told))
+    door = await opened.__aenter__()
+    reader, writer = await door.open()
+    writer.write(GOOD)
+    told = await _given(waiting)
+    stopping = asyncio.create_task(opened.__aexit__(None, None, None))
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                _, other = await door.open()
+            except OSError:
+                break
+            other.close()
+    assert not stopping.done()
+    told(None)
+    answer = await asyncio.wait_for(reader.read(), 5)
+    assert statuses(answer) == [202]
+    assert b"connection: close" in answer
+    writer.close()
+    await asyncio.wait_for(stopping, 10)
+
+
+async def test_who_hangs_up_on_the_short_way_costs_nothing():
+    waiting: list = []
+    async with open_door(offer=lambda _messages, told: waiting.append(told)) as door:
+        _, writer = await door.open()
+        writer.write(GOOD)
+        told = await _given(waiting)
+        writer.transport.abort()
+        await asyncio.wait_for(_until_gone(writer), 5)
+        told(None)
+        assert (door.house.gate.requests, door.house.gate.bytes) == (0, 0)
+        assert statuses(await door.send(LAST)) == [200]
+
+
+async def _until_gone(writer: asyncio.StreamWriter) -> None:
+    try:
+        await writer.wait_closed()
+    except OSError:
+        return
+
+
+async def test_a_body_in_pieces_goes_the_usual_way_and_ends_the_same(door: Door):
+    head, _, body = GOOD.partition(b"\r\n\r\n")
+    for cut in (1, len(head), len(head) + 4, len(head) + 10, len(GOOD) - 1):
+        reader, writer = await door.open()
+        writer.write(GOOD[:cut])
+        await writer.drain()
+        await asyncio.sleep(0.01)  # two segments; should they come as one, the test only sees less
+        writer.write(GOOD[cut:] + LAST)
+        assert statuses(await asyncio.wait_for(reader.read(), 5)) == [202, 200]
+        writer.close()
+    assert body == BODY

@@ -87,6 +87,23 @@ def test_stripes_scheme_takes_any_of_several_signatures():
         assert verdict(STRIPE, signed.request.body, {"Stripe-Signature": given_}) is expected, given_
 
 
+def test_what_the_vendors_own_libraries_sign_holds():
+    """Made with `slack_sdk` 3.47.0 (`SignatureVerifier.generate_signature`) and `stripe` 16.1.0 (`WebhookSignature._compute_signature`)."""
+    at = datetime.fromtimestamp(1_763_805_600, UTC)
+    slack_body, stripe_body = b"token=x&text=Gr%C3%BC%C3%9Fe&channel=C1", '{"id":"evt_1","name":"Zoë"}'.encode()
+    slack_headers = {
+        "X-Slack-Request-Timestamp": "1763805600",
+        "X-Slack-Signature": "v0=2c51d004f385b299aa426aba410b2efd1abf184ae6caf797dc45fb673c4fddc8",
+    }
+    made = "46fe1174efb39d2f1e277ad18bc9baacc2c0a3ca564cfe57b6305273b8d12aec"
+    stripe_headers = {"Stripe-Signature": f"t=1763805600,v1={made}"}
+    slacks, stripes = b"e6b19c573432dcc6b075501d51b51bb8", b"whsec_test_4f0c9d2b7a"
+    assert verdict(SLACK, slack_body, slack_headers, slacks, at) is None
+    assert verdict(STRIPE, stripe_body, stripe_headers, stripes, at) is None
+    assert verdict(SLACK, slack_body + b"x", slack_headers, slacks, at) is Refusal.VERIFICATION_FAILED
+    assert verdict(STRIPE, stripe_body + b" ", stripe_headers, stripes, at) is Refusal.VERIFICATION_FAILED
+
+
 def test_a_body_of_ones_own_may_be_signed_by_standard_webhooks():
     made = Webhook(STANDARD_SECRET.decode()).sign("msg_1", NOW, "{}")
     headers = {"webhook-id": "msg_1", "webhook-timestamp": str(int(NOW.timestamp())), "webhook-signature": made}

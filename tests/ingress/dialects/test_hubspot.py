@@ -90,6 +90,13 @@ def test_an_event_without_app_or_event_id_passes():
     assert isinstance(found, Event)
 
 
+@pytest.mark.parametrize("name", ["hookline_feedback", "hookline_feedback_note"])
+def test_what_a_rep_writes_into_our_properties_is_a_change(name):
+    (found,) = read(event(propertyName=name))
+    assert isinstance(found, Event)
+    assert found.properties == (name,)
+
+
 def test_events_on_our_own_properties_are_dropped_unread():
     assert read(event(propertyName="hookline_score", objectId="not even a number")) == [
         Ignored("own_property", "hubspot:33")

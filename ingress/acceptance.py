@@ -1,0 +1,309 @@
+"""What decides about a request whose body is here: is it believed, is it new, is it within its rate; and what a refusal is.
+
+Law: nothing here waits, asks a server or parses. Both ways through the door use it, the usual one over ASGI (`ingress/receiver.py`)
+and the short one of most requests (`ingress/direct.py`), so that neither can forget a check. Nothing unverified goes further than the
+admin's list; every refusal has a cause, is counted, logged and kept for the admin. The address of a Salesforce endpoint
+is its secret, so no path is ever logged or put into a span.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from opentelemetry.trace import Span, SpanKind
+
+from infra import metrics
+from infra.accounts import Endpoint
+from infra.kafka.codec import Outgoing
+from infra.kafka.lane import MessageTooLarge
+from infra.keyring import DataKey
+from infra.telemetry import log, start_trace
+from infra.unavailable import Unavailable
+from ingress import answers
+from ingress.conditions import conditions_of
+from ingress.identity import RequestIds
+from ingress.ledger import Ledger, Refused
+from ingress.parcel import Parcels
+from ingress.proxies import Proxies
+from ingress.rates import Rates
+from ingress.refused import KEPT, MAX_BODY_BYTES, Allowance, RefusedRequest
+from ingress.replays import Mark, Replays, SignedOnce
+from ingress.sender_trace import link_sender
+from ingress.sources.source import Answer, InboundRequest, Source, json_refused
+from ingress.split import Splittable
+from ingress.verification import judge
+from schemas.delivery import Refusal
+
+Scope = MutableMapping[str, Any]
+Extra = list[tuple[bytes, bytes]]
+_PREFIX = b"/hooks/"
+_MAX_ID = 128
+_SHOWN = 6
+
+
+class Endpoints(Protocol):
+    """Directory's side that the door needs; never blocks."""
+
+    def endpoint(self, id: str) -> Endpoint | None:  # noqa: A002 - the directory's own name for it
+        """The endpoint, or None."""
+        ...
+
+
+class DeliveryKeys(Protocol):
+    """Keyring's side that the door needs."""
+
+    def cached_delivery_key(self, tenant: str, endpoint: str, at: datetime) -> DataKey | None:
+        """From memory; never blocks."""
+        ...
+
+    async def for_delivery(self, tenant: str, endpoint: str, at: datetime) -> DataKey:
+        """Raises Unavailable."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the door takes; see the settings `ingress_…`."""
+
+    message_bytes: int
+    """The largest body that fits into one message."""
+    split_bytes: int
+    """The largest body where the dialect lets us cut it."""
+    body_seconds: float
+
+
+class RefusedError(Exception):
+    """The request is turned away. `gone`: nobody is there any more to hear it."""
+
+    def __init__(
+        self, refusal: Refusal, detail: str = "", size: int = 0, *, gone: bool = False, retry_after: int = 0
+    ) -> None:
+        super().__init__(detail)
+        self.refusal, self.detail, self.size, self.gone, self.retry_after = refusal, detail, size, gone, retry_after
+
+
+class Dialect:
+    """What is known of a source once and for all."""
+
+    __slots__ = ("accepted", "answer", "cap", "head", "once", "replayed", "replays", "seconds", "source", "split")
+
+    def __init__(self, source: Source, limits: Limits) -> None:
+        self.source = source
+        self.answer = source.accepted()
+        self.head = answers.head_of(self.answer)
+        once = source if isinstance(source, SignedOnce) else None
+        self.once = once.once if once is not None else None
+        self.replays = Replays(hold_seconds=once.signature_holds_seconds if once is not None else 0.0)
+        self.split = source.split if isinstance(source, Splittable) else None
+        self.cap = limits.message_bytes if self.split is None else max(limits.split_bytes, limits.message_bytes)
+        self.accepted = metrics.REQUESTS.labels(source.name, "accepted")
+        self.replayed = metrics.REQUESTS.labels(source.name, Refusal.REPLAYED.value)
+        self.seconds = metrics.REQUEST_SECONDS.labels(source.name)
+
+
+@dataclass(slots=True)
+class Case:
+    """One request and what is known of it so far."""
+
+    request_id: str
+    traced: bool
+    asked: str
+    """What stands where an endpoint's id should."""
+    endpoint: Endpoint | None = None
+    dialect: Dialect | None = None
+    span: Span | None = None
+    request: InboundRequest | None = None
+    received_at: datetime | None = None
+    mark: Mark = ()
+
+    def end(self) -> None:
+        """End its span, where it has one. May be called twice."""
+        span, self.span = self.span, None
+        if span is not None:
+            span.end()
+
+
+class Acceptance:
+    """One per process."""
+
+    def __init__(
+        self,
+        *,
+        endpoints: Endpoints,
+        sources: Mapping[str, Source],
+        keys: DeliveryKeys,
+        ledger: Ledger,
+        rates: Rates,
+        limits: Limits,
+        public_url: str | None,
+        proxies: Proxies | None,
+        trace_ratio: float,
+        writer: str,
+        now: Callable[[], datetime],
+    ) -> None:
+        """`public_url` None: the address is rebuilt from what trusted proxies say, or, where a sender reaches us directly, from
+        Host, which it chooses; endpoints may name an address of their own.
+        """
+        self.endpoint = endpoints.endpoint
+        self.dialects = {name: Dialect(source, limits) for name, source in sources.items()}
+        self.keys = keys
+        self.limits = limits
+        self.now = now
+        self.draw = RequestIds(trace_ratio)
+        self._ledger = ledger
+        self._rates = rates
+        self._allowance = Allowance()
+        self._wrap = Parcels(writer).wrap
+        self._public = public_url.rstrip("/").encode() if public_url is not None else None
+        self._proxies = proxies or Proxies()
+        self._log = log("ingress")
+
+    @staticmethod
+    def asked(path: bytes) -> str | None:
+        """The endpoint's id that a path names, be it one or not; None for a path that names none."""
+        asked = path[len(_PREFIX) :].decode("ascii", "replace")
+        return asked if path.startswith(_PREFIX) and 0 < len(asked) <= _MAX_ID else None
+
+    @staticmethod
+    def begin_trace(case: Case) -> None:
+        """A span for the few that are traced."""
+        case.span = start_trace("delivery.receive", case.request_id, kind=SpanKind.SERVER)
+
+    def believe(self, case: Case, scope: Scope, headers: Mapping[bytes, bytes], body: bytes) -> InboundRequest:
+        """The request, which comes from who it says it does; raises RefusedError. Afterwards `case` knows endpoint, dialect and time."""
+        endpoint, dialect = case.endpoint, case.dialect
+        assert endpoint is not None
+        assert dialect is not None
+        now = case.received_at = self.now()
+        query: bytes = scope["query_string"]
+        target: bytes = scope["raw_path"] + b"?" + query if query else scope["raw_path"]
+        caller = self._proxies.caller(scope, headers)
+        public = conditions_of(endpoint).public or self._public
+        if public is None:
+            public = caller.origin()
+        request = case.request = InboundRequest(scope["method"].encode(), target, public, headers, body, caller)
+        denied = judge(dialect.source, request, endpoint, now)
+        if denied is not None:
+            raise RefusedError(denied.refusal, denied.detail, len(body))
+        if case.span is not None:
+            link_sender(case.span, headers)
+        return request
+
+    def is_new(self, case: Case) -> bool:
+        """False: the very same signed request was accepted a moment ago; it is noted as a replay and needs no publishing."""
+        endpoint, dialect, request = case.endpoint, case.dialect, case.request
+        assert endpoint is not None
+        assert dialect is not None
+        assert request is not None
+        if dialect.once is None:
+            return True
+        once = dialect.once(request, endpoint)
+        if once is None:
+            return True
+        mark: Mark = (endpoint.id, *once)
+        if dialect.replays.known(mark):
+            dialect.replayed.inc()
+            self._note(case, Refusal.REPLAYED, dialect.answer[0], "accepted before, not published again", len(request.body))  # fmt: skip
+            return False
+        case.mark = mark
+        return True
+
+    def spend(self, case: Case) -> None:
+        """Take one token of the endpoint's rate; raises RefusedError."""
+        assert case.endpoint is not None
+        assert case.request is not None
+        wait = self._rates.take(case.endpoint, time.monotonic())
+        if wait:
+            raise RefusedError(Refusal.RATE_LIMITED, "over the endpoint's rate", len(case.request.body), retry_after=wait)  # fmt: skip
+
+    def message(self, case: Case, key: DataKey, body: bytes, part: int = 0) -> Outgoing:
+        """The body, sealed for Kafka."""
+        assert case.endpoint is not None
+        assert case.request is not None
+        assert case.received_at is not None
+        kind = case.request.headers.get(b"content-type", b"")
+        return self._wrap(case.endpoint, key, case.request_id, case.received_at, kind, body, self._traceparent(case), part)  # fmt: skip
+
+    @staticmethod
+    def accepted(case: Case) -> None:
+        """The broker has it."""
+        assert case.dialect is not None
+        if case.mark:
+            case.dialect.replays.note(case.mark, time.monotonic())
+        case.dialect.accepted.inc()
+
+    @staticmethod
+    def as_refusal(error: Exception, size: int) -> RefusedError | None:
+        """What an error of publishing means for the sender; None when it is none of those that are expected."""
+        if isinstance(error, Unavailable):
+            return RefusedError(Refusal.BROKER_UNAVAILABLE, type(error).__name__, size)
+        if isinstance(error, MessageTooLarge):
+            return RefusedError(Refusal.PAYLOAD_TOO_LARGE, "larger than Kafka takes", size)
+        return None
+
+    def refuse(self, case: Case, refused: RefusedError) -> tuple[Answer, Extra]:
+        """Count, list and keep it; what is to be answered."""
+        refusal = refused.refusal
+        source = case.dialect.source if case.dialect is not None else None
+        status = answers.STATUS[refusal]
+        answer = json_refused(refusal, status) if source is None else source.refused(refusal, status)
+        metrics.REQUESTS.labels(source.name if source else "none", refusal.value).inc()
+        self._note(case, refusal, answer[0], refused.detail, refused.size)
+        extra: Extra = []
+        if refusal in answers.RETRY_AFTER:
+            extra.append((b"retry-after", b"%d" % (refused.retry_after or answers.RETRY_AFTER[refusal])))
+        if refusal is Refusal.METHOD_NOT_ALLOWED:
+            extra.append((b"allow", b"GET, HEAD, POST"))
+        if refusal in answers.CLOSING:
+            extra.append((b"connection", b"close"))
+        return answer, extra
+
+    def failed(self, case: Case, error: Exception) -> Answer:
+        """A bug of ours must answer too, so that the sender comes again."""
+        metrics.REQUESTS.labels(case.dialect.source.name if case.dialect else "none", "failed").inc()
+        self._log.error("ingress_failed", request_id=case.request_id, error=type(error).__name__)
+        return 500, answers.PLAIN, answers.FAILED
+
+    def _traceparent(self, case: Case) -> str:
+        if case.span is not None:
+            context = case.span.get_span_context()
+            if context.is_valid:
+                return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+        return self.draw.traceparent(case.request_id)
+
+    def _note(self, case: Case, cause: Refusal, status: int, detail: str, size: int) -> None:
+        endpoint = case.endpoint
+        secret = case.dialect is None or case.dialect.source.id_is_secret
+        self._ledger.note(
+            Refused(
+                request_id=case.request_id,
+                at=self.now(),
+                endpoint=f"{case.asked[:_SHOWN]}…" if secret else case.asked,
+                tenant=endpoint.tenant if endpoint else "",
+                cause=cause,
+                status=status,
+                detail=detail,
+                size=size,
+                sealed=self._sealed(case, cause),
+            )
+        )
+
+    def _sealed(self, case: Case, cause: Refusal) -> bytes | None:
+        """The request as it is kept for a retry, where it is."""
+        request, at, endpoint = case.request, case.received_at, case.endpoint
+        if cause not in KEPT or request is None or at is None or endpoint is None or not self._ledger.keeps_requests:
+            return None
+        size = len(request.body)
+        key = self.keys.cached_delivery_key(endpoint.tenant, endpoint.id, at)
+        if key is None or size > MAX_BODY_BYTES or not self._allowance.take(endpoint.id, size, at):
+            return None
+        return RefusedRequest.of(request, endpoint.id, at).seal(key)
+
+
+def utc_now() -> datetime:
+    """The time, with its zone."""
+    return datetime.now(UTC)
