@@ -1,6 +1,6 @@
 """What the gateway costs as a library: a hit, and a miss beside calling the `groq` package directly; the last line is JSON.
 
-Both go against the Groq stand-in in a process of its own, at latency 0, with a Valkey of their own; rounds take turns.
+Directly: `AsyncGroq.chat.completions.create` on the aiohttp transport, and the answer read into its pydantic type. Both go against the Groq stand-in in a process of its own, at latency 0, with a Valkey of their own; rounds take turns.
 CPU of this process alone, at concurrency 16. `python -m bench.gateway_library`.
 """
 
@@ -18,7 +18,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
+import httpx
 import uvloop
+from groq import AsyncGroq, DefaultAioHttpClient
 from pydantic import BaseModel, SecretStr
 
 from bench.children import Child
@@ -30,8 +32,6 @@ from infra.redis import build_redis
 from infra.settings import Settings
 from llm_gateway.gateway import Gateway
 from llm_gateway.prompt import Caller, Prompt
-from llm_gateway.providers.groq import PLUGIN
-from llm_gateway.providers.provider import Completion, Message
 from llm_gateway.shape import shape_of
 
 ROUNDS = 7
@@ -83,7 +83,13 @@ async def _measure(settings: Settings) -> None:
     redis, engine = build_redis(settings), build_engine(settings)
     gateway = Gateway(settings, redis, engine)
     await gateway.start()
-    provider = PLUGIN.open(settings)
+    assert settings.groq_api_key is not None
+    client = AsyncGroq(
+        api_key=settings.groq_api_key.get_secret_value(),
+        base_url=settings.groq_base_url,
+        max_retries=0,
+        http_client=DefaultAioHttpClient(limits=httpx.Limits(max_connections=100, max_keepalive_connections=100)),
+    )
     tenant = "bench"
     key = DataKey(
         id=secrets.token_hex(16), tenant=tenant, scope="record", name="bench", material=secrets.token_bytes(32)
@@ -98,11 +104,15 @@ async def _measure(settings: Settings) -> None:
 
     async def direct(name: str) -> None:
         asked = prompt(name)
-        await provider.complete(
-            Completion(
-                MODEL, (Message("system", asked.system), Message("user", asked.user)), shape.response_format("strict"), 1_224, 0.0, 30.0
-            )
-        )  # fmt: skip
+        answer = await client.chat.completions.create(  # type: ignore[call-overload]  # its TypedDicts, one per format
+            model=MODEL,
+            messages=[{"role": "system", "content": asked.system}, {"role": "user", "content": asked.user}],
+            response_format=shape.response_format("strict"),
+            max_completion_tokens=1_224,
+            temperature=0.0,
+            reasoning_effort="low",
+        )
+        Verdict.model_validate_json(answer.choices[0].message.content or "")
 
     async def miss(name: str) -> None:
         await gateway.ask(prompt(name), caller)
@@ -119,7 +129,7 @@ async def _measure(settings: Settings) -> None:
             taken[way].append(await _round(ask, f"{way}-{number}"))
     added = [one - other for one, other in zip(taken["miss"], taken["direct"], strict=True)]
     await gateway.stop()
-    await provider.close()
+    await client.close()
     await redis.aclose()
     await engine.dispose()
     print(

@@ -23,10 +23,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from infra import metrics
 from infra.database.tables import llm_usage
 from infra.telemetry import log
-from llm_gateway.core import Amount, Counted
 from llm_gateway.policy import nano
 from llm_gateway.prompt import ModelUnavailable
 from llm_gateway.question import Question, Usage
+from llm_gateway.settling import Amount, Counted
 
 FLUSH_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0

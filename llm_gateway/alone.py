@@ -8,12 +8,16 @@ settlement.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from infra.redis_wire import RedisAway
 from llm_gateway.policy import Policies
+from llm_gateway.prompt import ModelUnavailable, RateLimited
 from llm_gateway.question import Question
+from llm_gateway.refusals import moment
 
 _MOST_TENANTS = 10_000
 _UNKNOWN_SHARE = 0.1
@@ -99,6 +103,24 @@ class Alone:
             for bucket, need in taken:
                 bucket.level -= need
         return wait
+
+    def quota(self, question: Question, away: RedisAway) -> None:
+        """Count it against the local share of the tenant's quotas; raises ModelUnavailable when that is spent."""
+        spent = self.spend(question)
+        if spent is not None:
+            raise ModelUnavailable(
+                "REDIS_AWAY",
+                f"{away}, and this process' share of the tenant's quota ({spent}) is spent. Look at REDIS_URL",
+                2.0,
+            ) from away
+
+    async def turn(self, question: Question, patience: float, away: RedisAway) -> None:
+        """Sleep until its turn; raises RateLimited at once when that would take longer than `patience` seconds."""
+        wait = self.wait(question, patience)
+        if wait > patience:
+            raise RateLimited("this process' share of the limits, as Redis does not answer", moment(wait)) from away
+        if wait > 0:
+            await asyncio.sleep(wait)
 
     def _share(self, tenant: str, requests: int) -> float:
         left = self._left.get(tenant)

@@ -13,12 +13,11 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from opentelemetry.trace import SpanKind, StatusCode
-
-from infra import metrics
 from infra.telemetry import tracer
 from llm_gateway.breaker import Breaker
 from llm_gateway.breakers import LocalBreakers
+from llm_gateway.genai import OTHER, Operation
+from llm_gateway.models import is_known
 from llm_gateway.prompt import InputRefused, ModelUnavailable
 from llm_gateway.providers.provider import Completed, Completion, Headroom, Provider, ProviderFailure, QuestionRefused
 
@@ -28,6 +27,7 @@ LONGEST_DELAY = 8.0
 _SHARE = 0.6
 """An attempt may take this share of the time that is left, so that a hung one leaves room for another."""
 _LEAST_SECONDS = 0.05
+_MOST_LINES = 10_000
 
 
 @dataclass
@@ -35,6 +35,8 @@ class _Line:
     """The line to one model: the name of its circuit, and until when the provider asked for quiet."""
 
     name: str
+    shown: str = ""
+    """How the model is called in metrics; empty: by its name."""
     quiet_until: float = 0.0
 
 
@@ -54,7 +56,14 @@ class Attempts:
         rng: random.Random | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         breakers: LocalBreakers | None = None,
+        content: bool = False,
+        named_by_clients: bool = False,
     ) -> None:
+        """`content`: spans hold questions and answers. `named_by_clients`: names of models come from outside: one that does not
+        exist is nobody's trouble (it opens no circuit), and metrics do not repeat it until it has answered.
+        """
+        self._content = content
+        self._by_clients = named_by_clients
         self._clock = clock
         # Jitter spreads retries; nobody must be unable to guess it.
         self._rng = rng or random.Random()  # noqa: S311 -- jitter, not a secret
@@ -132,46 +141,27 @@ class Attempts:
         return left
 
     async def _once(self, line: _Line, provider: Provider, request: Completion, allowed: float) -> Completed:
-        began = self._clock()
+        operation = Operation(tracer(), provider.name, getattr(provider, "host", ""), request, content=self._content)
         outcome = "dropped"
-        # https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/; never the content.
-        attributes: dict[str, str | int | float] = {
-            "gen_ai.operation.name": "chat",
-            "gen_ai.provider.name": provider.name,
-            "gen_ai.request.model": request.model,
-            "gen_ai.request.max_tokens": request.max_output_tokens,
-            "gen_ai.request.temperature": request.temperature,
-            "gen_ai.output.type": "json",
-        }
-        with tracer().start_as_current_span(
-            f"chat {request.model}",
-            kind=SpanKind.CLIENT,
-            attributes=attributes,
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
-            try:
-                completed = await self._judged(line, provider, request, allowed)
-                outcome = "answered"
-            except ProviderFailure as failure:
-                outcome = failure.cause
-                raise
-            except QuestionRefused:
-                outcome = "refused"
-                raise
-            finally:
-                metrics.MODEL_CALLS.labels(provider.name, request.model, outcome).inc()
-                metrics.MODEL_SECONDS.labels(provider.name, request.model).observe(self._clock() - began)
-                if outcome != "answered":
-                    span.set_attribute("error.type", outcome)
-                    span.set_status(StatusCode.ERROR)
-            if span.is_recording():
-                span.set_attribute("gen_ai.response.model", completed.model)
-                span.set_attribute("gen_ai.response.finish_reasons", [completed.finish_reason])
-                span.set_attribute("gen_ai.usage.input_tokens", completed.input_tokens)
-                span.set_attribute("gen_ai.usage.output_tokens", completed.output_tokens)
-                span.set_attribute("gen_ai.usage.cache_read.input_tokens", completed.cached_input_tokens)
+        try:
+            completed = await self._judged(line, provider, request, allowed)
+        except ProviderFailure as failure:
+            outcome = failure.cause
+            raise
+        except QuestionRefused:
+            outcome = "refused"
+            raise
+        else:
+            outcome = ""
+            line.shown = ""
+            if request.handed is None or not completed.begun:
+                operation.ended(completed, None)
+            else:
+                request.handed(operation)
             return completed
+        finally:
+            if outcome:
+                operation.ended(None, outcome, named=line.shown)
 
     async def _judged(self, line: _Line, provider: Provider, request: Completion, allowed: float) -> Completed:
         """One attempt, and what it tells about the model's health."""
@@ -183,6 +173,9 @@ class Attempts:
             self._breakers.failed(line.name, str(late))
             raise late from None
         except ProviderFailure as failure:
+            if failure.cause == "MODEL_GONE" and self._by_clients:
+                self._breakers.gave_up(line.name)
+                raise
             if failure.cause != "RATE_LIMITED":
                 self._breakers.failed(line.name, str(failure))
                 raise
@@ -204,7 +197,10 @@ class Attempts:
     def _line(self, provider: str, model: str) -> _Line:
         line = self._lines.get((provider, model))
         if line is None:
-            line = self._lines[provider, model] = _Line(f"{provider}:{model}")
+            if len(self._lines) >= _MOST_LINES:
+                self._lines.clear()
+            shown = OTHER if self._by_clients and not is_known(model) else ""
+            line = self._lines[provider, model] = _Line(f"{provider}:{model}", shown)
         return line
 
 

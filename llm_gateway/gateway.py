@@ -72,7 +72,11 @@ class Gateway:
         self.policies = Policies(settings, engine)
         self.core = Core(settings, redis, self.policies, self._ledger.counted)
         self._ledger.confirm_with(self.core.catch_up)
-        attempts = Attempts(lambda: asyncio.get_running_loop().time(), breakers=self.core.breakers)
+        attempts = Attempts(
+            lambda: asyncio.get_running_loop().time(),
+            breakers=self.core.breakers,
+            content=settings.gateway_content_in_spans,
+        )
         self._doors = {route: Metered(route, self.core, self._ledger, attempts) for route in self._routing.everywhere}
         self._packer = Packer(
             seconds=settings.pack_seconds, most_items=settings.pack_items, most_tokens=settings.pack_tokens
@@ -113,19 +117,26 @@ class Gateway:
         """
         seconds = max(_LEAST_DEADLINE_SECONDS, self._seconds if deadline_seconds is None else deadline_seconds)
         deadline = asyncio.get_running_loop().time() + seconds
-        traits = routing.Traits(
+        try:
+            return await self._routed(prompt, caller, self._traits(prompt, caller), deadline, refresh=refresh)
+        except GatewayError as error:
+            cause = error.cause if isinstance(error, ModelUnavailable) else type(error).__name__
+            metrics.MODEL_WITHHELD.labels(caller.analysis, cause).inc()
+            raise
+
+    def models_for(self, prompt: Prompt[T], caller: Caller) -> tuple[str, ...]:
+        """The models that this question goes to, one tier after the other until an answer may be taken. Asks nobody."""
+        tiers = self._routing.plan(self._traits(prompt, caller), judged=prompt.judge is not None)
+        return tuple(tier[0].model for tier in tiers)
+
+    def _traits(self, prompt: Prompt[T], caller: Caller) -> routing.Traits:
+        return routing.Traits(
             caller.analysis,
             estimated_tokens(prompt.system) + estimated_tokens(prompt.user),
             prompt.language() if prompt.language is not None and self._routing.reads_language else "",
             self.policies.of(caller.tenant).plan,
             caller.lane,
         )
-        try:
-            return await self._routed(prompt, caller, traits, deadline, refresh=refresh)
-        except GatewayError as error:
-            cause = error.cause if isinstance(error, ModelUnavailable) else type(error).__name__
-            metrics.MODEL_WITHHELD.labels(caller.analysis, cause).inc()
-            raise
 
     async def _routed(
         self, prompt: Prompt[T], caller: Caller, traits: routing.Traits, deadline: float, *, refresh: bool

@@ -70,6 +70,11 @@ def facts_of(model: str) -> ModelFacts:
     return _KNOWN.get(model) or ModelFacts(model, 131_072, 8_192, "json_object")
 
 
+def is_known(model: str) -> bool:
+    """Whether it is listed here."""
+    return model in _KNOWN
+
+
 def known() -> tuple[ModelFacts, ...]:
     """Every model that is listed here."""
     return tuple(_KNOWN.values())

@@ -22,6 +22,8 @@ from infra.telemetry import log
 from llm_gateway.question import NANO, Line
 
 READ_SECONDS = 10.0
+REPLAYS = "hookline:replays"
+"""The user that all replays of a tenant are: their quota is their own, and what people's edits ask is not in it."""
 EVERY_MODEL = "*"
 """In `HOOKLINE_PROVIDER_LIMITS`: the provider's key over all models."""
 
@@ -107,6 +109,7 @@ class Policies:
             ),
             settings.model_requests_per_minute,
             settings.model_tokens_per_minute,
+            users={REPLAYS: Amounts(requests=settings.replay_requests_per_day)},
         )
         self._limits = settings.provider_limits
         self._lines: dict[str, LinePolicy] = {}
@@ -167,7 +170,7 @@ class Policies:
             base.requests_per_minute if own.requests_per_minute is None else own.requests_per_minute,
             base.tokens_per_minute if own.tokens_per_minute is None else own.tokens_per_minute,
             own.weight or 1.0,
-            dict(own.users),
+            {**base.users, **own.users},
             own.plan,
         )
 

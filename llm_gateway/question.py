@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 from functools import lru_cache
 
 from infra.keyring import DataKey
 from llm_gateway.prompt import Lane
 
+_EPOCH = date(1970, 1, 1)
 NANO = 1_000_000_000
 """Dollars are counted in billionths, in whole numbers: a token costs some hundred of them."""
 
@@ -122,3 +124,9 @@ def pseudonym(tenant: str, user: str) -> str:
 def fingerprint(secret: str) -> str:
     """A provider's key as it may be named: twelve hexadecimal digits of its hash."""
     return hashlib.blake2b(secret.encode(), digest_size=6, person=b"hookline-llm-key").hexdigest()
+
+
+def today() -> tuple[str, str]:
+    """The day since 1970 and year * 12 + month (UTC, by this process' clock), as the scripts count them."""
+    now = datetime.now(UTC)
+    return str((now.date() - _EPOCH).days), str(now.year * 12 + now.month - 1)

@@ -11,9 +11,9 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from llm_gateway.core import P
 from llm_gateway.policy import Policies
 from llm_gateway.question import NANO, Line
+from llm_gateway.trips import P
 
 _AT_ONCE = 1_000
 

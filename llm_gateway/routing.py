@@ -19,6 +19,10 @@ the process starts, with its place.
     tiers = ["cheap", "strong"]
     [[rules]]
     tiers = ["strong"]
+    [models]                    # for clients of the server: a name of yours, and the tiers that answer to it
+    best = ["strong"]
+    thrifty = ["cheap", "strong"]
+    auto = "rules"
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -141,6 +145,9 @@ class Routes(_Strict):
     tiers: Mapping[_Name, tuple[Place, ...]]
     providers: Mapping[_Name, Elsewhere] = {}
     rules: tuple[Rule, ...] = Field(min_length=1)
+    models: Mapping[_Name, tuple[_Name, ...] | Literal["rules"]] = Field(
+        default={}, description="Names that clients of the server may ask for: tiers in order, or `rules`."
+    )
 
     @field_validator("tiers", mode="before")
     @classmethod
@@ -184,6 +191,16 @@ class Routes(_Strict):
                 raise ValueError(f"rules.{number} has no condition, so the rules after it never hold: put it last")
         if not self.rules[-1].always:
             raise ValueError("the last rule must have no condition, so that every question has a model")
+        return self
+
+    @model_validator(mode="after")
+    def _reachable_models(self) -> Routes:
+        for name, tiers in self.models.items():
+            if not tiers:
+                raise ValueError(f'models.{name} is empty: name at least one tier, or say "rules"')
+            for tier in () if tiers == "rules" else tiers:
+                if tier not in self.tiers:
+                    raise ValueError(f"models.{name} names the tier {tier}; there are {', '.join(sorted(self.tiers))}")
         return self
 
 
@@ -281,9 +298,44 @@ def read(path: Path) -> Routes:
         raise SettingsError(f"{where}: {path}: " + "; ".join(lines)) from None
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What the server's clients may ask for by names of the routes file."""
+
+    routing: Routing
+    models: Mapping[str, tuple[Tier, ...] | None]
+    """Tiers in order (several: a cascade); None: the rules choose."""
+
+
+Open = Callable[[str, str, str], Provider]
+"""Builds a provider from its key, the address of its API and its name; no traffic."""
+
+
+def served(settings: Settings, groq: Provider, open_: Open) -> Served | None:
+    """The names that the routes file gives to the server's clients; None without a file. Blocks (reads a file), once.
+
+    Raises SettingsError.
+    """
+    if settings.routes is None:
+        return None
+    routes = read(Path(settings.routes))
+    tiers = _tiers(routes, groq, open_)
+    models = {
+        name: None if chosen_ == "rules" else tuple(tiers[tier] for tier in chosen_)
+        for name, chosen_ in routes.models.items()
+    }
+    return Served(Routing(routes, tiers), models)
+
+
 def _opened(routes: Routes, groq: Provider, environment: Mapping[str, str] | None = None) -> Routing:
     from llm_gateway.providers.groq import GroqProvider  # noqa: PLC0415 -- the vendor's package loads only where it is used
 
+    return Routing(routes, _tiers(routes, groq, lambda key, url, name: GroqProvider(key, url, name=name), environment))
+
+
+def _tiers(
+    routes: Routes, groq: Provider, open_: Open, environment: Mapping[str, str] | None = None
+) -> dict[str, Tier]:
     environment = os.environ if environment is None else environment
     opened: dict[str, Provider] = {"groq": groq}
     for name, elsewhere in routes.providers.items():
@@ -292,6 +344,8 @@ def _opened(routes: Routes, groq: Provider, environment: Mapping[str, str] | Non
             raise SettingsError(
                 f"{elsewhere.key_variable} is not set, and the provider {name} of {variable('routes')} needs it"
             )
-        opened[name] = GroqProvider(key, elsewhere.base_url, name=name)
-    made: Callable[[Place], Route] = lambda place: Route(opened[place.provider], place.model)  # noqa: E731 -- typed in place
-    return Routing(routes, {name: tuple(made(place) for place in places) for name, places in routes.tiers.items()})
+        opened[name] = open_(key, elsewhere.base_url, name)
+    return {
+        name: tuple(Route(opened[place.provider], place.model) for place in places)
+        for name, places in routes.tiers.items()
+    }

@@ -52,7 +52,7 @@ def read(completed: Completed, answer: type[T]) -> T:
         first = error.errors(include_url=False, include_context=False, include_input=False)
     if first[0]["type"] != "json_invalid":
         raise _mismatch(first, answer)
-    found = _objects(text)
+    found = objects(text)
     if not found:
         if completed.finish_reason == "length" or "{" in text:
             raise _truncated(completed)
@@ -103,7 +103,7 @@ def _mismatch(errors: Iterable[ErrorDetails], answer: type[T]) -> InvalidOutput:
     )
 
 
-def _objects(text: str) -> list[str]:
+def objects(text: str) -> list[str]:
     """The JSON objects that stand side by side in a text, outermost ones alone."""
     fenced = _FENCE.findall(text)
     if len(fenced) == 1:

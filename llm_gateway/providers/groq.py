@@ -13,6 +13,7 @@ from typing import Any
 
 import groq
 import httpx
+import orjson
 from groq import AsyncGroq, DefaultAioHttpClient
 
 from infra.settings import Settings, SettingsError
@@ -36,6 +37,8 @@ class GroqProvider:
         self.key = fingerprint(api_key)
         # The package adds /openai/v1 itself; people copy the address with it.
         root = base_url.rstrip("/").removesuffix("/openai/v1") if base_url else None
+        self.host = httpx.URL(root).host if root else "api.groq.com"
+        """For spans."""
         self._client = AsyncGroq(
             api_key=api_key,
             base_url=root,
@@ -58,7 +61,8 @@ class GroqProvider:
                 timeout=httpx.Timeout(request.timeout, connect=min(_CONNECT_SECONDS, request.timeout)),
                 **extra,
             )
-            answer = await raw.parse()
+            # Read here: the package's own types cost a quarter of the call, and validate nothing.
+            answer = orjson.loads(await raw.read())
         except groq.APIStatusError as error:
             return _judged(error, request)
         except groq.APIConnectionError as error:
@@ -88,25 +92,24 @@ class GroqProvider:
 
 
 def _read(answer: Any, headers: Mapping[str, str], request: Completion) -> Completed:
-    # The package does not validate what it parses: garbage arrives as objects without their attributes.
     try:
-        choice = answer.choices[0]
-        message = choice.message
-        usage = answer.usage
-        text = message.content or ""
-    except (AttributeError, IndexError, TypeError):
+        choice = answer["choices"][0]
+        message = choice["message"]
+        usage = answer.get("usage") or {}
+        text = message.get("content") or ""
+        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    except (AttributeError, LookupError, TypeError):
         text = None
     if not isinstance(text, str):
         raise ProviderFailure("SERVER_ERROR", "the answer was not the API's (no message in it)", retry=True)
-    details = getattr(usage, "prompt_tokens_details", None)
     return Completed(
         text=text,
-        model=answer.model or request.model,
-        input_tokens=getattr(usage, "prompt_tokens", None) or 0,
-        output_tokens=getattr(usage, "completion_tokens", None) or 0,
-        cached_input_tokens=getattr(details, "cached_tokens", None) or 0,
-        finish_reason=choice.finish_reason or "stop",
-        refused=bool(getattr(message, "refusal", None)),
+        model=answer.get("model") or request.model,
+        input_tokens=usage.get("prompt_tokens") or 0,
+        output_tokens=usage.get("completion_tokens") or 0,
+        cached_input_tokens=cached,
+        finish_reason=choice.get("finish_reason") or "stop",
+        refused=bool(message.get("refusal")),
         headroom=headroom(headers),
     )
 

@@ -6,12 +6,15 @@ are the same for every provider. A provider's errors carry no word of the questi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from infra.settings import Settings
 from llm_gateway.prompt import Trouble
+
+if TYPE_CHECKING:
+    from llm_gateway.genai import Operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +39,25 @@ class Completion:
     """Seconds for this attempt, connection included."""
     rules: Callable[[], str] | None = field(default=None, repr=False, compare=False)
     """For the offline provider: computes the answer, as JSON text."""
+    handed: Callable[[Operation], None] | None = field(default=None, repr=False, compare=False)
+    """Takes over the span of an attempt whose answer is a stream, and ends it with the stream."""
 
     @property
     def user(self) -> str:
         """The user part, without the turns of a repair."""
         return next(message.content for message in self.messages if message.role == "user")
+
+    def traits(self) -> Mapping[str, Any]:
+        """What a span tells of it, under OpenTelemetry's names; no content."""
+        return {
+            "gen_ai.request.max_tokens": self.max_output_tokens,
+            "gen_ai.request.temperature": self.temperature,
+            "gen_ai.output.type": "json",
+        }
+
+    def said(self) -> Iterable[tuple[str, str]]:
+        """Role and text of every message: for spans, where content is switched on."""
+        return ((message.role, message.content) for message in self.messages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +90,15 @@ class Completed:
     refused: bool = False
     """The model declined to answer."""
     headroom: Headroom | None = None
+
+    @property
+    def begun(self) -> bool:
+        """It is a stream, whose end is not here yet."""
+        return False
+
+    def texts(self) -> list[str]:
+        """What was said: for spans, where content is switched on."""
+        return [self.text]
 
 
 class ProviderFailure(Exception):  # noqa: N818 -- reads as what happened

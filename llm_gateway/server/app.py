@@ -27,10 +27,13 @@ from infra.telemetry import log
 from llm_gateway.accounting import Ledger
 from llm_gateway.core import Core
 from llm_gateway.policy import Policies
+from llm_gateway.routing import served
 from llm_gateway.server.batches import Batches
 from llm_gateway.server.chat import Chat
+from llm_gateway.server.choosing import Choosing
 from llm_gateway.server.door import Door
 from llm_gateway.server.keys import KeyView
+from llm_gateway.server.meter import Meter
 from llm_gateway.server.upstream import Upstream
 
 _BACKLOG = 2_048
@@ -69,13 +72,23 @@ class GatewayServer:
         self._redis = build_redis(settings)
         self.port = 0
         """That it listens on, once started."""
-        self._upstream = Upstream(settings)
+        self._upstream = Upstream.of(settings)
+        self._served = served(settings, self._upstream, lambda key, url, name: Upstream(
+            key, url, settings.gateway_timeout_seconds, name, f"[providers.{name}] of {variable('routes')}"))  # fmt: skip
         self._ledger = Ledger(self.engine)
         self._policies = Policies(settings, self.engine)
         self.core = Core(settings, self._redis, self._policies, self._ledger.counted)
         self._ledger.confirm_with(self.core.catch_up)
         self._keys = KeyView(self.engine)
-        self._chat = Chat(settings, self.core, self._ledger, self._upstream)
+        self._chat = Chat(self.core, self._ledger, spans_hold_content=settings.gateway_content_in_spans)
+        places = {self._upstream.name: self._upstream}
+        for route in self._served.routing.everywhere if self._served is not None else ():
+            assert isinstance(route.provider, Upstream)
+            places[route.provider.name] = route.provider
+        self._meters = {
+            name: Meter(self.core, self._ledger, place, settings.cache_ttl_seconds) for name, place in places.items()
+        }
+        self._choosing = Choosing(self._served, self.core, self._policies, self._chat, self._meters)
         self._batches = Batches(self.engine, self.core, self._ledger, self._upstream)
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
@@ -92,7 +105,10 @@ class GatewayServer:
             await self._keys.start()
             await self.core.connect()
             self._batches.start()
-            door = Door(self.settings, self._keys, self.keyring, self._chat, self._batches, self._upstream, self._ready)
+            door = Door(
+                self.settings, self._keys, self.keyring, self._chat, self._meters[self._upstream.name], self._choosing,
+                self._batches, self._ready,
+            )  # fmt: skip
             await self._serve(door, listening)
         except BaseException:
             listening.close()
@@ -118,7 +134,8 @@ class GatewayServer:
         await self._policies.stop()
         await self._ledger.stop()
         await self.core.close()
-        await self._upstream.close()
+        for meter in self._meters.values():
+            await meter.upstream.close()
         await self.keyring.stop()
         await self._redis.aclose()
         await self.engine.dispose()

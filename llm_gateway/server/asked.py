@@ -6,12 +6,13 @@ stream, or the model does not know JSON schemas. Fields: https://platform.openai
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 
-from llm_gateway.models import ModelFacts, known
+from llm_gateway.models import known
+from llm_gateway.server import schema
 from llm_gateway.server.errors import Refusal
 
 # How an answer is delivered, and by whom it is asked: neither changes what is asked.
@@ -21,8 +22,7 @@ _NOT_THE_QUESTION = frozenset(
 _IMAGE_TOKENS = 1_000
 _PER_MESSAGE = 4
 _SORTED = orjson.OPT_SORT_KEYS
-_KNOWN = {facts.name: facts for facts in known()}
-_SCHEMA_IN_WORDS = "Answer with one JSON object and nothing else. It must match this JSON schema:\n"
+_IN_WORDS = frozenset(facts.name for facts in known() if facts.structured != "strict")
 
 
 @dataclass(slots=True)
@@ -41,38 +41,56 @@ class Asked:
     images: int
     most_output: int
     """Tokens that the client allows for one answer; 0: it does not say."""
+    schema: Any = field(default=None, repr=False)
+    """The JSON schema that the answer must match; None: none is asked for."""
 
     def canonical(self, tenant: str, provider: str) -> bytes:
         """What makes two requests the same."""
         rest = {name: value for name, value in self.body.items() if name not in _NOT_THE_QUESTION}
-        return orjson.dumps([2, tenant, provider, rest], option=_SORTED)
+        return orjson.dumps([3, tenant, provider, rest], option=_SORTED)
 
     def tokens(self, bytes_per_token: float) -> int:
         """About how many tokens the model reads."""
         return int(self.size / bytes_per_token) + self.images * _IMAGE_TOKENS
 
-    def passed(self) -> bytes:
-        """The body for the provider."""
-        emulated = self._emulated()
-        if not self.stream and emulated is None:
+    def passed(self, more: tuple[dict[str, Any], ...] = ()) -> bytes:
+        """The body for the provider; `more` messages stand at its end."""
+        in_words = self.schema is not None and self.model in _IN_WORDS
+        if not self.stream and not in_words and not more:
             return self.raw
-        body = dict(self.body) if emulated is None else emulated
-        if self.stream:
+        body = dict(self.body)
+        if in_words:
+            told = {"role": "system", "content": schema.IN_WORDS + orjson.dumps(self.schema).decode()}
+            body["response_format"] = {"type": "json_object"}
+            body["messages"] = [told, *body["messages"]]
+            # It is validated before the client hears of it.
+            body["stream"] = False
+            body.pop("stream_options", None)
+        elif self.stream:
             # What it took is accounted, whether the client wants to know or not.
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+        if more:
+            body["messages"] = [*body["messages"], *more]
         return orjson.dumps(body)
 
-    def _emulated(self) -> dict[str, Any] | None:
-        """For a model that is known to take no JSON schema: the schema in words, and its JSON mode."""
+    @property
+    def emulated(self) -> bool:
+        """A JSON schema is asked for, of a model that is known to take none."""
+        return self.schema is not None and self.model in _IN_WORDS
+
+    @property
+    def wants_json(self) -> bool:
+        """Some JSON is asked for."""
         wanted = self.body.get("response_format")
-        facts: ModelFacts | None = _KNOWN.get(self.model)
-        if not isinstance(wanted, dict) or wanted.get("type") != "json_schema" or facts is None:
-            return None
-        if facts.structured == "strict":
-            return None
-        schema = (wanted.get("json_schema") or {}).get("schema") or {}
-        told = {"role": "system", "content": _SCHEMA_IN_WORDS + orjson.dumps(schema).decode()}
-        return {**self.body, "response_format": {"type": "json_object"}, "messages": [told, *self.body["messages"]]}
+        return isinstance(wanted, dict) and wanted.get("type") in ("json_object", "json_schema")
+
+    def to(self, model: str, *, whole: bool) -> Asked:
+        """The same of another model; `whole`: not streamed."""
+        body = {**self.body, "model": model}
+        if whole:
+            body["stream"] = False
+            body.pop("stream_options", None)
+        return replace(self, model=model, body=body, raw=orjson.dumps(body), stream=self.stream and not whole)
 
 
 def read(raw: bytes) -> Asked:
@@ -92,6 +110,7 @@ def read(raw: bytes) -> Asked:
     for name in ("tools", "response_format"):
         if body.get(name):
             size += len(orjson.dumps(body[name]))
+    wanted = body.get("response_format")
     options = body.get("stream_options")
     user = body.get("user")
     return Asked(
@@ -105,7 +124,15 @@ def read(raw: bytes) -> Asked:
         size=size,
         images=images,
         most_output=_whole(body, "max_completion_tokens") or _whole(body, "max_tokens"),
+        schema=None if wanted is None else _schema(wanted),
     )
+
+
+def _schema(wanted: Any) -> Any:
+    if not isinstance(wanted, dict) or wanted.get("type") != "json_schema":
+        return None
+    told = wanted.get("json_schema")
+    return (told.get("schema") if isinstance(told, dict) else None) or {}
 
 
 def _size(messages: list[Any]) -> tuple[int, int]:

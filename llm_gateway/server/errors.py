@@ -51,6 +51,7 @@ class TakenBack(QuestionRefused):
     def __init__(self, status: int, code: str, body: bytes) -> None:
         super().__init__(f"the provider does not take this request (HTTP {status} {code})")
         self.status = status
+        self.code = code
         self.body = body
 
 

@@ -8,7 +8,7 @@ our words and no text of the provider's. Hanging up on us reaches the provider: 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,15 +17,23 @@ import orjson
 from yarl import URL
 
 from infra.settings import Settings, SettingsError
-from llm_gateway.models import advice
+from llm_gateway.models import retired
 from llm_gateway.providers.headers import headroom, seconds
 from llm_gateway.providers.provider import Completed, Completion, ProviderFailure
 from llm_gateway.question import fingerprint
+from llm_gateway.server.asked import Asked
 from llm_gateway.server.errors import TakenBack
 
 _BASE = "https://api.groq.com"
 _CONNECT_SECONDS = 5.0
 _CONNECTIONS = 512
+_TRAITS = {
+    "gen_ai.request.temperature": "temperature",
+    "gen_ai.request.top_p": "top_p",
+    "gen_ai.request.seed": "seed",
+    "gen_ai.request.frequency_penalty": "frequency_penalty",
+    "gen_ai.request.presence_penalty": "presence_penalty",
+}
 _GONE = frozenset({"model_not_found", "model_decommissioned", "model_terms_required", "model_not_active"})
 
 
@@ -35,6 +43,35 @@ class Passing(Completion):
 
     body: bytes = field(default=b"", repr=False)
     stream: bool = False
+    asked: Asked | None = field(default=None, repr=False)
+
+    def traits(self) -> Mapping[str, Any]:
+        """See `Completion.traits`."""
+        assert self.asked is not None
+        body = self.asked.body
+        told = {
+            name: body[field_]
+            for name, field_ in _TRAITS.items()
+            if isinstance(body.get(field_), int | float) and not isinstance(body[field_], bool)
+        }
+        told["gen_ai.output.type"] = "json" if self.asked.wants_json else "text"
+        if self.asked.most_output:
+            told["gen_ai.request.max_tokens"] = self.asked.most_output
+        if self.asked.choices != 1:
+            told["gen_ai.request.choice.count"] = self.asked.choices
+        if self.stream:
+            told["gen_ai.request.stream"] = True
+        return told
+
+    def said(self) -> Iterable[tuple[str, str]]:
+        """See `Completion.said`."""
+        assert self.asked is not None
+        for message in self.asked.body["messages"]:
+            content = message.get("content")
+            for part in content if isinstance(content, list) else ({"text": content},):
+                text = part.get("text") if isinstance(part, dict) else None
+                if isinstance(text, str):
+                    yield str(message.get("role")), text
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +82,15 @@ class Passed(Completed):
     finishes: tuple[str, ...] = ()
     """Why each choice ended."""
     opened: aiohttp.ClientResponse | None = field(default=None, repr=False)
+
+    @property
+    def begun(self) -> bool:
+        """See `Completed.begun`."""
+        return self.opened is not None
+
+    def texts(self) -> list[str]:
+        """See `Completed.texts`."""
+        return [choice["message"].get("content") or "" for choice in orjson.loads(self.body)["choices"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,25 +103,37 @@ class Raw:
 
 
 class Upstream:
-    """See `Provider`; one per server. Used by the tasks of one loop."""
+    """See `Provider`; one per provider and server. Used by the tasks of one loop."""
 
-    name = "groq"
+    def __init__(
+        self,
+        key: str,
+        base_url: str | None,
+        idle: float,
+        name: str = "groq",
+        where: str = "GROQ_API_KEY and GROQ_BASE_URL",
+    ) -> None:
+        """`idle`: seconds of silence after which an answer is given up; `where` its key and address are set. No traffic yet."""
+        self.name = name
+        self.where = where
+        self.key = fingerprint(key)
+        root = (base_url or _BASE).rstrip("/").removesuffix("/openai/v1")
+        self._root = f"{root}/openai/v1"
+        self._chat = URL(f"{self._root}/chat/completions")
+        self.host = self._chat.host or ""
+        self._idle = idle
+        self._authorization = f"Bearer {key}"
+        self._headers = {"authorization": self._authorization, "content-type": "application/json"}
+        self._session: aiohttp.ClientSession | None = None
 
-    def __init__(self, settings: Settings) -> None:
-        """No traffic yet. Raises SettingsError."""
+    @classmethod
+    def of(cls, settings: Settings) -> Upstream:
+        """The provider that settings name. Raises SettingsError."""
         if settings.groq_api_key is None:
             raise SettingsError(
                 "GROQ_API_KEY is not set: the gateway's server passes requests to a provider, and needs its key"
             )
-        secret = settings.groq_api_key.get_secret_value()
-        self.key = fingerprint(secret)
-        root = (settings.groq_base_url or _BASE).rstrip("/").removesuffix("/openai/v1")
-        self._root = f"{root}/openai/v1"
-        self._chat = URL(f"{self._root}/chat/completions")
-        self._idle = settings.gateway_timeout_seconds
-        self._authorization = f"Bearer {secret}"
-        self._headers = {"authorization": self._authorization, "content-type": "application/json"}
-        self._session: aiohttp.ClientSession | None = None
+        return cls(settings.groq_api_key.get_secret_value(), settings.groq_base_url, settings.gateway_timeout_seconds)
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -106,10 +164,10 @@ class Upstream:
             raise ProviderFailure("TIMEOUT", f"{request.model} did not answer in time", retry=True) from None
         except aiohttp.ClientError as error:
             raise ProviderFailure(
-                "CONNECTION", f"no answer from the provider ({type(error).__name__}): look at GROQ_BASE_URL", retry=True
+                "CONNECTION", f"no answer from {self.name} ({type(error).__name__}): look at {self.where}", retry=True
             ) from None
         if response.status != 200:
-            raise _judged(response.status, response.headers, body, request.model)
+            raise _judged(self, response.status, response.headers, body, request.model)
         return _read(body, response.headers, request.model)
 
     async def raw(
@@ -128,7 +186,7 @@ class Upstream:
                 return Raw(response.status, response.headers.get("content-type", ""), await response.read())
         except (TimeoutError, aiohttp.ClientError) as error:
             raise ProviderFailure(
-                "CONNECTION", f"no answer from the provider ({type(error).__name__}): look at GROQ_BASE_URL", retry=True
+                "CONNECTION", f"no answer from {self.name} ({type(error).__name__}): look at {self.where}", retry=True
             ) from None
 
     async def close(self) -> None:
@@ -178,18 +236,18 @@ def _read(body: bytes, headers: Mapping[str, str], model: str) -> Passed:
     )  # fmt: skip
 
 
-def _judged(status: int, headers: Mapping[str, str], body: bytes, model: str) -> Exception:
+def _judged(at: Upstream, status: int, headers: Mapping[str, str], body: bytes, model: str) -> Exception:
     """What a status means. Sources: see `llm_gateway.providers.groq`."""
     code = _code(body)
     if status in (401, 403):
         return ProviderFailure(
             "AUTHENTICATION",
-            f"the provider refuses the gateway's key (HTTP {status} {code}): check GROQ_API_KEY",
+            f"{at.name} refuses the gateway's key (HTTP {status} {code}): check {at.where}",
             retry=False,
         )
     if code in _GONE or (status == 404 and not code):
         return ProviderFailure(
-            "MODEL_GONE", f"{model} is not served (HTTP {status} {code}): {advice(model)}", retry=False
+            "MODEL_GONE", f"{at.name} does not serve {model} (HTTP {status} {code}): {_instead(model)}", retry=False
         )
     if status in (429, 498):
         left, named = headroom(headers), seconds(headers.get("retry-after"))
@@ -206,6 +264,10 @@ def _judged(status: int, headers: Mapping[str, str], body: bytes, model: str) ->
             retry_after=seconds(headers.get("retry-after")),
         )
     return TakenBack(status, code, body)
+
+
+def _instead(model: str) -> str:
+    return retired(model) or "see GET /v1/models for what is"
 
 
 def _code(body: bytes) -> str:

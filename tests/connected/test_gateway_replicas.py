@@ -16,10 +16,11 @@ import pytest
 from infra.local.groq_stand_in import GroqStandIn, Step
 from infra.redis import build_redis
 from infra.settings import Settings
-from llm_gateway.core import Core, Counted
+from llm_gateway.core import Core
 from llm_gateway.policy import Policies
 from llm_gateway.prompt import QuotaSpent
 from llm_gateway.question import Grant, Line, Question
+from llm_gateway.settling import Counted
 
 pytestmark = pytest.mark.connected
 

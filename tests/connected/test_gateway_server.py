@@ -3,119 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import io
 import json
-import secrets
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
-import groq
 import openai
-import psycopg
 import pytest
-import sqlalchemy as sa
-from pydantic import BaseModel, SecretStr
+import structlog
+from pydantic import BaseModel
 
+from infra import metrics
 from infra.accounts import Registry
-from infra.database.engine import migrate
-from infra.database.tables import llm_usage
-from infra.local.groq_stand_in import GroqStandIn, Step
-from infra.local.stack import Addresses
-from infra.settings import Settings
+from infra.local.groq_stand_in import Step
 from llm_gateway.policy import Exceptions
-from llm_gateway.server.app import GatewayServer
-from llm_gateway.server.keys import VirtualKeys
+from tests.connected.gateway_place import MODEL, NOTE, Place, ask
 
 pytestmark = pytest.mark.connected
-MODEL = "openai/gpt-oss-20b"
-NOTE = "Ada Lovelace wants a rebate"
-
-
-@dataclass
-class Place:
-    settings: Settings
-    stand_in: GroqStandIn
-    server: GatewayServer
-    url: str
-    key: str
-    keys: VirtualKeys
-    tenant: str
-    more: list[GatewayServer]
-
-    async def once(self, key: str) -> Any:
-        """One question with another key."""
-        async with self.openai(key) as client:
-            return await client.chat.completions.create(**ask())
-
-    def openai(self, key: str | None = None, **more: Any) -> openai.AsyncOpenAI:
-        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=key or self.key, **{"max_retries": 0, **more})
-
-    def groq(self) -> groq.AsyncGroq:
-        return groq.AsyncGroq(base_url=self.url, api_key=self.key, max_retries=0)
-
-    async def another(self) -> str:
-        server = GatewayServer(self.settings)
-        await server.start()
-        self.more.append(server)
-        return f"http://127.0.0.1:{server.port}"
-
-    async def rows(self) -> list[Any]:
-        await self.server._ledger.flush()
-        async with self.server.engine.connect() as connection:
-            return list(await connection.execute(sa.select(llm_usage).where(llm_usage.c.tenant == self.tenant)))
-
-
-@pytest.fixture(scope="module")
-def migrated(addresses: Addresses) -> Iterator[Settings]:
-    """One database for all of these tests: each has a tenant of its own."""
-    name = f"test_{secrets.token_hex(6)}"
-    with psycopg.connect(addresses.database_url, autocommit=True) as connection:
-        connection.execute(f'create database "{name}"')
-    made = Settings(
-        environment="development",
-        database_url=SecretStr(urlunsplit(urlsplit(addresses.database_url)._replace(path=f"/{name}"))),
-        redis_url=SecretStr(addresses.redis_url),
-        master_keys=SecretStr(base64.b64encode(secrets.token_bytes(32)).decode()),
-        gateway_port=0,
-        ops_port=0,
-        _env_file=None,
-    )
-    migrate(made)
-    yield made
-    with psycopg.connect(addresses.database_url, autocommit=True) as connection:
-        connection.execute(f'drop database "{name}" with (force)')
-
-
-@pytest.fixture
-async def place(migrated: Settings, tenant: str) -> AsyncIterator[Place]:
-    stand_in = GroqStandIn(lambda request: f"echo {len(request['messages'])}")
-    async with stand_in.serve() as url:
-        mine = migrated.model_copy(
-            update={
-                "provider": "groq",
-                # A line of the test's own: what a provider gives is kept in Redis by its key.
-                "groq_api_key": SecretStr(secrets.token_hex(8)),
-                "groq_base_url": url,
-            }
-        )
-        server = GatewayServer(mine)
-        await Registry(server.engine, server.keyring).add_tenant(tenant, tenant)
-        await server.start()
-        keys = VirtualKeys(server.engine)
-        _, text = await keys.create(tenant, scopes=("chat", "batch"))
-        place = Place(mine, stand_in, server, f"http://127.0.0.1:{server.port}", text, keys, tenant, [])
-        yield place
-        for each in (*place.more, server):
-            await each.drain(5.0)
-
-
-def ask(number: int = 0, **more: Any) -> dict[str, Any]:
-    return {"model": MODEL, "messages": [{"role": "user", "content": f"{NOTE} {number}"}], **more}
 
 
 async def test_openais_client_gets_an_answer_and_the_second_time_it_costs_nothing(place: Place) -> None:
@@ -356,3 +261,53 @@ async def test_health_needs_no_key_and_everything_else_does(place: Place) -> Non
             async with session.get(place.url + path) as answer:
                 found[path] = answer.status
     assert found == {"/health/live": 200, "/health/ready": 200, "/v1/models": 401, "/v1/nothing": 401, "/": 401}
+
+
+async def test_a_quota_that_is_nearly_spent_is_told_in_header_metric_and_log(place: Place) -> None:
+    def counted() -> float:
+        return metrics.REGISTRY.get_sample_value("hookline_model_quota_warnings_total", {"quota": "day:requests"}) or 0
+
+    policies = place.server._policies
+    policies._tenants[place.tenant] = policies.merged(Exceptions.model_validate({"day": {"requests": 5}}))
+    policies.version += 1
+    before, told = counted(), []
+    with structlog.testing.capture_logs() as logged:
+        async with place.openai() as client:
+            for number in range(4):
+                raw = await client.chat.completions.with_raw_response.create(**ask(number))
+                told.append(raw.headers.get("x-hookline-quota-warning"))
+            stream = await client.chat.completions.with_raw_response.create(**ask(4), stream=True)
+            told.append(stream.headers.get("x-hookline-quota-warning"))
+            _ = [chunk async for chunk in stream.parse()]
+    said = [line for line in logged if line["event"] == "quota_nearly_spent"]
+    assert [(line["tenant"], line["quota"]) for line in said] == [(place.tenant, "day:requests")], "once a day"
+    assert told == [None, None, None, "day:requests", "day:requests"]
+    assert counted() - before == 2
+
+
+async def test_what_the_providers_prompt_cache_saved_is_accounted_and_counts_toward_no_limit(place: Place) -> None:
+    long = [{"role": "system", "content": "You judge leads. " * 400}]
+    async with place.openai() as client:
+        for number in range(2):
+            answer = await client.chat.completions.create(
+                model=MODEL, messages=[*long, {"role": "user", "content": f"{NOTE} {number}"}]
+            )
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens_details is not None
+    cached = answer.usage.prompt_tokens_details.cached_tokens
+    assert cached == place.stand_in.saw.cached_tokens > 1_000
+    [row] = await place.rows()
+    assert row.cached_input_tokens == cached
+    price = row.prompt_cache_saved_usd / cached
+    assert float(price) == pytest.approx(0.075e-6 / 2, rel=0.01), "half the price of an input token"
+
+
+async def test_the_wait_that_the_provider_names_is_passed_on_and_not_waited(place: Place) -> None:
+    place.stand_in.script.append(Step(status=429, retry_after=47.0))
+    began = asyncio.get_running_loop().time()
+    async with place.openai() as client:
+        with pytest.raises(openai.RateLimitError) as limited:
+            await client.chat.completions.create(**ask(), extra_headers={"X-Hookline-Timeout": "10"})
+    assert asyncio.get_running_loop().time() - began < 5, "a wait that does not fit is not begun"
+    assert limited.value.code == "provider_rate_limited"
+    assert 40 <= int(limited.value.response.headers["retry-after"]) <= 47

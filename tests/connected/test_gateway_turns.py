@@ -6,18 +6,19 @@ import asyncio
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from infra.redis import build_redis
 from infra.settings import ModelLimits, Settings
-from llm_gateway.core import Core, Counted
+from llm_gateway.core import Core
 from llm_gateway.policy import Amounts, Exceptions, Policies
 from llm_gateway.prompt import Lane, ModelUnavailable, QuotaSpent, RateLimited
 from llm_gateway.providers.provider import Headroom
 from llm_gateway.question import Grant, Line, Question, Usage
+from llm_gateway.settling import Counted
 
 pytestmark = pytest.mark.connected
 
@@ -188,6 +189,7 @@ async def test_the_providers_day_ends_for_all(opened: Opener, line: Line, tenant
     [
         ({"model_tokens_per_day": 1_000}, {"most_tokens": 400}, "tokens per day of this tenant"),
         ({"user_tokens_per_day": 1_000}, {"most_tokens": 400, "user": "u"}, "tokens per day of this user"),
+        ({"user_dollars_per_day": 1.0}, {"most_nano": 400_000_000, "user": "u"}, "dollars per day of this user"),
         ({"model_dollars_per_day": 1.0}, {"most_nano": 400_000_000}, "dollars per day of this tenant"),
         ({"model_dollars_per_month": 1.0}, {"most_nano": 400_000_000}, "dollars per month of this tenant"),
         ({"model_tokens_per_month": 1_000}, {"most_tokens": 400}, "tokens per month of this tenant"),
@@ -209,6 +211,27 @@ async def test_a_budget_is_reserved_before_it_is_spent(
         core.settle(grant, Usage("m", 10, 10, cost_usd=0.01))
     await core.drained()
     assert isinstance(await core.enter(asked(line, tenant, **question), within(2)), Grant), "what was not spent is back"
+
+
+@pytest.mark.parametrize(
+    ("quota", "told"),
+    [
+        ("user_requests_per_day", "requests per day of this user"),
+        ("model_requests_per_day", "requests per day of this tenant"),
+        ("model_requests_per_month", "requests per month of this tenant"),
+    ],
+)
+async def test_requests_are_counted_by_user_and_day_by_tenant_and_day_and_by_tenant_and_month(
+    opened: Opener, line: Line, tenant: str, quota: str, told: str
+):
+    core = await opened(**{quota: 2})
+    for _ in range(2):
+        assert isinstance(await core.enter(asked(line, tenant, user="u"), within(1)), Grant)
+    with pytest.raises(QuotaSpent) as spent:
+        await core.enter(asked(line, tenant, user="u"), within(1))
+    assert spent.value.scope == told
+    left = spent.value.resets_at - datetime.now(UTC)
+    assert timedelta(0) < left < (timedelta(days=32) if "month" in quota else timedelta(days=1, seconds=1))
 
 
 async def test_beyond_the_soft_limit_a_warning_comes_with_the_grant(opened: Opener, line: Line, tenant: str):

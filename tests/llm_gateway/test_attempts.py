@@ -190,3 +190,12 @@ async def test_a_deadline_that_is_over_asks_nobody(attempts: Attempts, time: Tim
     with pytest.raises(ModelUnavailable):
         await attempts.complete(provider, make, "m", time.now)
     assert provider.asked == 0
+
+
+async def test_a_model_that_a_client_made_up_opens_no_circuit(time: Time):
+    attempts = Attempts(time, sleep=time.sleep, named_by_clients=True)
+    provider = Scripted(*(failure("MODEL_GONE", retry=False) for _ in range(FAILURES + 2)))
+    for _ in range(FAILURES + 2):
+        with pytest.raises(ModelUnavailable, match="MODEL_GONE"):
+            await attempts.complete(provider, make, "no-such-model", time() + 10)
+    assert attempts.breaker("scripted", "no-such-model").state == "closed"

@@ -9,15 +9,19 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, ConfigDict
 
+from infra import metrics
+from infra.keyring import DataKey
 from llm_gateway.metered import Asked
-from llm_gateway.packing import INSTRUCTIONS, Packer, pack_of, unpacked
+from llm_gateway.packing import INSTRUCTIONS, Packer, mixed_pack_of, pack_of, unpacked
 from llm_gateway.prompt import InputRefused, ModelUnavailable, Prompt
 from llm_gateway.providers.provider import Completed, Message
 from llm_gateway.question import Grant, Line, Question, Usage
 from llm_gateway.shape import shape_of
 from tests.llm_gateway.conftest import Verdict
 
+KEY = DataKey("0" * 32, "acme", "record", "acme/hubspot:1/contact/7", bytes(32))
 GOOD = {"score": 7, "grade": "A", "why": "says so"}
 
 
@@ -35,6 +39,7 @@ class Model:
         self.says = says or (lambda inputs: reply(**{id_: {**GOOD, "why": text} for id_, text in inputs.items()}))
         self.packs: list[dict[str, str]] = []
         self.systems: list[str] = []
+        self.kinds: list[str] = []
         self.single: list[str] = []
         self.given_back: list[Grant] = []
         self.failure: Exception | None = None
@@ -50,6 +55,7 @@ class Model:
         self, prompt: Prompt[Any], turns: tuple[Message, ...], grant: Grant, deadline: float
     ) -> Asked:
         inputs = {each["id"]: each["input"] for each in map(json.loads, turns[1].content.splitlines())}
+        self.kinds += [each["kind"] for each in map(json.loads, turns[1].content.splitlines()) if "kind" in each]
         self.packs.append(inputs)
         self.began.set()
         self.systems.append(turns[0].content)
@@ -72,8 +78,8 @@ def packer() -> Packer:
     return Packer(seconds=0.01, most_items=4, most_tokens=5_000)
 
 
-def grant(tenant: str = "acme", lane: Any = "live") -> Grant:
-    question = Question(tenant, "", "verdict", Line("groq", "m"), 100, 200, lane=lane)
+def grant(tenant: str = "acme", lane: Any = "live", key: DataKey | None = None) -> Grant:
+    question = Question(tenant, "", "verdict", Line("groq", "m"), 100, 200, lane=lane, key=key)
     return Grant(question, "1", "", "", "", 0)
 
 
@@ -114,11 +120,10 @@ async def test_a_question_without_company_is_asked_as_it_is(packer: Packer, prom
     [
         lambda prompt: (prompt, grant("globex")),
         lambda prompt: (replace(prompt, version="2"), grant()),
-        lambda prompt: (replace(prompt, name="other"), grant()),
         lambda prompt: (replace(prompt, system="You judge deals."), grant()),
         lambda prompt: (prompt, grant(lane="bulk")),
     ],
-    ids=["tenant", "version", "prompt", "instructions", "lane"],
+    ids=["tenant", "version", "instructions", "lane"],
 )
 async def test_no_pack_across(packer: Packer, prompt: Prompt[Any], others: Callable[[Any], Any]):
     """INVARIANT: two tenants' records never stand in one prompt."""
@@ -128,6 +133,53 @@ async def test_no_pack_across(packer: Packer, prompt: Prompt[Any], others: Calla
     await asyncio.gather(ask(packer, model, mine), ask(packer, model, other, who))
     assert sorted(model.single) == ["mine", "theirs"]
     assert not model.packs
+
+
+class Wish(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    wanted: str
+
+
+async def test_questions_of_two_prompts_share_a_call_each_under_its_own_instructions(
+    packer: Packer, prompt: Prompt[Any]
+):
+    model = Model(
+        lambda inputs: reply(
+            **{id_: {**GOOD, "why": text} if text == "verdict" else {"wanted": text} for id_, text in inputs.items()}
+        )
+    )
+    wish = replace(prompt, name="wish", system="You list wishes.", answer=Wish, user="a door", pack=4)
+    before = metrics.MODEL_JOINED._value.get()
+    found = await asyncio.gather(
+        ask(packer, model, replace(prompt, user="verdict", pack=4), grant(key=KEY)),
+        ask(packer, model, wish, grant(key=KEY)),
+    )
+    assert [json.loads(each.completed.text) for each in found] == [{**GOOD, "why": "verdict"}, {"wanted": "a door"}]
+    assert len(model.packs) == 1
+    assert not model.single
+    assert "# Kind verdict\nYou judge leads." in model.systems[0]
+    assert "# Kind wish\nYou list wishes." in model.systems[0]
+    assert set(model.kinds) == {"verdict", "wish"}
+    assert metrics.MODEL_JOINED._value.get() - before == 1, "both are about one record"
+
+
+def test_an_answer_to_several_kinds_has_a_strict_schema():
+    shape = shape_of(mixed_pack_of((("verdict", Verdict), ("wish", Wish))))
+    assert shape.strict is not None
+    schema = shape.strict["json_schema"]["schema"]
+    items = schema["properties"]["answers"]["items"]["anyOf"]
+    assert len(items) == 2
+    assert [schema["$defs"][each["$ref"].rsplit("/", 1)[1]]["properties"]["kind"]["enum"] for each in items] == [
+        ["verdict"],
+        ["wish"],
+    ]
+
+
+async def test_no_more_of_one_kind_stand_together_than_its_prompt_allows(prompt: Prompt[Any]):
+    model = Model()
+    packer = Packer(seconds=0.01, most_items=14, most_tokens=5_000)
+    await asyncio.gather(*(ask(packer, model, replace(prompt, user=f"{n}", pack=3)) for n in range(6)))
+    assert [len(pack) for pack in model.packs] == [3, 3]
 
 
 async def test_two_models_are_two_kinds(packer: Packer, prompt: Prompt[Any]):

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from infra.settings import Settings, SettingsError
 from llm_gateway import routing
 from llm_gateway.prompt import Judgement
+from llm_gateway.providers.groq import GroqProvider
 from llm_gateway.routing import Traits
 
 FILE = """
@@ -100,6 +101,9 @@ async def test_an_answer_is_taken_when_it_is_grounded_and_confident(tmp_path: Pa
         (FILE.replace("max_input_tokens = 1000", "max_tokens = 1000"), "rules.1.max_tokens"),
         (FILE.replace('["en", "de"]', '["English"]'), "rules.1.languages.0"),
         ("tiers = [", "is no TOML"),
+        (FILE + "[models]\nbest = []", "models.best is empty"),
+        (FILE + '[models]\nbest = ["best"]', "models.best names the tier best; there are cheap, strong"),
+        (FILE + '[models]\nbest = "rule"', "models.best"),
     ],
 )
 def test_what_is_wrong_in_the_file_is_named_with_its_place(tmp_path: Path, text: str, said: str):
@@ -125,3 +129,24 @@ async def test_another_model_or_no_cheap_one_leaves_one_model(changes: dict[str,
 def test_the_offline_rules_know_no_tiers():
     found = routing.routing(Settings(provider="offline", _env_file=None))
     assert names(found.plan(Traits("lead_intel", 1), judged=True)) == [["offline/offline-rules"]]
+
+
+async def test_the_file_gives_names_to_the_servers_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SECOND_API_KEY", "k")
+    path = tmp_path / "routes.toml"
+    path.write_text(FILE + '[models]\nbest = ["strong"]\nthrifty = ["cheap", "strong"]\nauto = "rules"\n')
+    settings = groq(routes=str(path))
+    main = routing.route(settings).provider
+    opened_: list[tuple[str, str, str]] = []
+
+    def open_(key: str, url: str, name: str) -> GroqProvider:
+        opened_.append((key, url, name))
+        return GroqProvider(key, url, name=name)
+
+    served = routing.served(settings, main, open_)
+    assert served is not None
+    assert opened_ == [("k", "http://127.0.0.1:9/", "second")]
+    assert names(served.models["thrifty"] or ()) == [CHEAP, STRONG]
+    assert names(served.models["best"] or ()) == [STRONG]
+    assert served.models["auto"] is None
+    assert routing.served(groq(), main, open_) is None

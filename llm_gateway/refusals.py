@@ -1,0 +1,36 @@
+"""Why the core lets nobody ask, in the words that callers know.
+
+Law: names limits and quotas, never whose question it was.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from infra.redis_wire import RedisAway
+from llm_gateway.prompt import ModelUnavailable, QuotaSpent, RateLimited
+
+_LATE = {
+    b"day": "the provider's requests or tokens per day",
+    b"tenant": "the tenant's requests or tokens per minute",
+}
+_WHOSE = {"user": "per day of this user", "day": "per day of this tenant", "month": "per month of this tenant"}
+
+
+def refusal(answer: list[Any]) -> QuotaSpent:
+    """What `admit.lua` meant by LATE or SPENT."""
+    if answer[0] == b"LATE":
+        what = _LATE.get(answer[2], "what the model's provider allows per minute")
+        return RateLimited(what, moment(int(answer[1]) / 1000))
+    return QuotaSpent(f"{answer[2].decode()} {_WHOSE[answer[1].decode()]}", moment(float(answer[3])))
+
+
+def moment(seconds: float) -> datetime:
+    """So many seconds from now, UTC."""
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+def redis_away(away: RedisAway) -> ModelUnavailable:
+    """What a caller is told of it."""
+    return ModelUnavailable("REDIS_AWAY", f"{away}: limits cannot be kept without it. Look at REDIS_URL", 2.0)
