@@ -4,6 +4,10 @@ Law: an analysis runs only where what it reads has changed, and nothing that it 
 the snapshot. Order of effects: insights acknowledged → state kept → asides and dead letters → the pump commits. A crash
 anywhere between repeats the batch: what was kept is skipped by its version, the rest is made again, from the gateway's cache.
 
+A change of somebody's is spoken of at once: with a model's words where it has been asked about for long enough or cannot be spoken
+of otherwise, and else provisionally (`provisional`), while the question rests. The pump keeps its messages meanwhile and brings
+them again with what has come by then; a crash brings them again, too. A record rests once: then it is asked about.
+
 What is finished is published at once, so that a slow answer for one record holds back no other record's insights.
 """
 
@@ -21,8 +25,11 @@ from opentelemetry.trace import Span, use_span
 from pydantic import BaseModel
 
 from infra import metrics
+from infra.kafka.attempt import Again
 from infra.kafka.codec import Received
+from infra.kafka.giving_way import GivingWay
 from infra.kafka.raw import Raw
+from infra.kafka.schedule import Key
 from infra.keyring import DataKey, Undecryptable, open_sealed, seal
 from infra.set_aside import Aside, SetAsideStore
 from infra.telemetry import log
@@ -34,6 +41,8 @@ from processors.grounding.evidence import Evidence
 from processors.hydration import OVERTAKEN, fenced
 from processors.matching import Match
 from processors.ports import Letter, Opens, Publishes, owner_of, write_letters
+from processors.provisional import GENERATION as PROVISIONAL
+from processors.provisional import Carries, provisional, rest_of
 from processors.room import Room
 from processors.state import AnalystState, Kept
 from processors.tracing import begin, header
@@ -48,9 +57,14 @@ SNAPSHOTS_AT_ONCE = 16
 FLOCK_SECONDS = 0.005
 """How long a finished record waits for others of its batch that are under way; one that is alone never waits."""
 PURPOSE = "analyst_state.sealed_insight"
-SKIPS_UNCHANGED: frozenset[Reason] = frozenset({"webhook", "backfill", "reconcile", "redrive"})
+SKIPS_UNCHANGED: frozenset[Reason] = frozenset({"webhook", "gap", "backfill", "reconcile", "redrive"})
 """Reasons for which an unchanged input means: nothing to say. The others ask for the insight to be sent again. A redrive asks for
 what is missing alone: redriven twice, a record's insights are made once."""
+
+UNANSWERED = b"unanswered"
+"""Stands for the input of a question that brought no answer; no hash is as short."""
+MOST_RESTED = 20_000
+"""Records that are remembered to have rested; beyond it those that did not come again in time are forgotten."""
 
 _log = log(STAGE)
 T = TypeVar("T", bound=BaseModel)
@@ -144,6 +158,8 @@ class _Look:
     """Of its snapshot, worked out once for all analyses."""
     older: list[Received[RecordSnapshot]] = field(default_factory=list)
     """Its earlier snapshots of the same batch."""
+    rests: bool = False
+    """Whether questions about it may wait."""
 
     @property
     def snapshot(self) -> RecordSnapshot:
@@ -160,12 +176,16 @@ class _Outcome:
     """What is to be done for one record."""
 
     look: _Look
-    insights: list[tuple[Insight, bytes]] = field(default_factory=list)
-    """With the hash of what each was made from."""
+    insights: list[tuple[Insight, bytes | None]] = field(default_factory=list)
+    """With the hash of what each was made from; None for a provisional one, which is not kept."""
     asides: list[Aside] = field(default_factory=list)
     letters: list[Letter] = field(default_factory=list)
+    unanswered: list[tuple[str, Kept]] = field(default_factory=list)
+    """What is kept of analyses whose question brought no answer after a provisional word: nothing that an input could equal."""
     errors: list[BaseException] = field(default_factory=list)
     overtaken: bool = False
+    resting: bool = False
+    """A question about it waits."""
     span: Span | None = None
 
 
@@ -188,9 +208,13 @@ class Analyst:
         generation: int,
         rulebook: Callable[[], Rulebook] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        rest_seconds: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+        way: GivingWay | None = None,
     ) -> None:
         """`keys` and `fingerprint` are the keyring's; `epoch` is that of `crm.records`. `rulebook()` is asked once a batch;
-        without it `analyses` speak in `generation`.
+        without it `analyses` speak in `generation`. `rest_seconds`: how long a question about somebody's change may wait. `way`:
+        what bulk work gives way by; somebody else runs it.
         """
         self._codec = codec
         self._publisher = publisher
@@ -204,13 +228,23 @@ class Analyst:
         self._set_aside = set_aside
         self._epoch = epoch
         self._now = now
-        self._room = Room(SNAPSHOTS_AT_ONCE)
+        self._rest_seconds = rest_seconds
+        self._clock = clock
+        self._rested: dict[RecordRef, float] = {}
+        self._way = way or GivingWay()
+        self._room = Room(
+            SNAPSHOTS_AT_ONCE, bulk_share=lambda: self._way.share, share_of_one=lambda: self._way.share_of_one
+        )
 
-    async def handle(self, raws: Sequence[Raw]) -> None:
-        """Return when all that these snapshots cause is acknowledged. Raises Unavailable when nobody can go on now."""
+    async def handle(self, raws: Sequence[Raw]) -> Again:
+        """Return when all that these snapshots cause is acknowledged, with what is to come again, because questions about it
+        rest. Raises Unavailable when nobody can go on now.
+        """
         received, refused = await self._codec.open(RECORDS, raws)
         letters = [Letter(raw, cause, detail, *owner_of(raw)) for raw, cause, detail in refused]
         looks = _newest(received)
+        if live := {ref.tenant for ref, look in looks.items() if look.lane == "live"}:
+            self._way.saw_live(live)
         alive = [look.snapshot for look in looks.values() if not look.snapshot.deleted]
         # Beside everything else: whoever wants likely duplicates waits for them, and nobody else does.
         matches = asyncio.create_task(self._matches(alive))
@@ -231,6 +265,24 @@ class Analyst:
             raise next((error for error in errors if not isinstance(error, Unavailable)), errors[0])
         letters.extend(letter for outcome in outcomes for letter in outcome.letters)
         await write_letters(self._publisher, STAGE, letters)
+        return self._rests(outcomes)
+
+    def _rests(self, outcomes: Iterable[_Outcome]) -> dict[Key, float]:
+        """Message key → seconds to rest; remembers whose turn it is when they come again."""
+        again: dict[Key, float] = {}
+        now = self._clock()
+        for outcome in outcomes:
+            received = outcome.look.received
+            if outcome.resting and received.raw.key is not None:
+                seconds = rest_of(received.payload.tenant, now, self._rest_seconds)
+                again[received.raw.key] = seconds
+                self._rested[received.payload.ref] = now + seconds
+            else:
+                self._rested.pop(received.payload.ref, None)
+        if len(self._rested) > MOST_RESTED:
+            late = now - self._rest_seconds
+            self._rested = {ref: until for ref, until in self._rested.items() if until > late}
+        return again
 
     async def _prepare(self, looks: Mapping[RecordRef, _Look], matches: _Matches) -> None:
         """All that is known of these records: one round trip each, at the same time."""
@@ -241,6 +293,12 @@ class Analyst:
             look.states = states.get(ref, {})
             look.matches = matches
             look.key = keys[ref]
+            look.rests = (
+                self._rest_seconds > 0
+                and look.reason == "webhook"
+                and ref not in self._rested
+                and look.received.raw.key is not None
+            )
 
     async def _matches(self, alive: Sequence[RecordSnapshot]) -> Mapping[RecordRef, Sequence[Match]]:
         if not alive:
@@ -312,7 +370,7 @@ class Analyst:
             else:
                 wanted.append((analysis, read))
         if wanted:
-            async with self._room.of(look.snapshot.tenant):
+            async with self._room.of(look.snapshot.tenant, bulk=look.lane == "bulk"):
                 outcome.span = begin("analyse", look.traceparents, look.snapshot.ref, began)
                 with use_span(outcome.span):
                     await self._run(outcome, wanted)
@@ -324,12 +382,15 @@ class Analyst:
         look = outcome.look
         answers = await asyncio.gather(*(self._ask(look, analysis) for analysis, _ in wanted), return_exceptions=True)
         for (analysis, read), answer in zip(wanted, answers, strict=True):
-            if isinstance(answer, Insight):
-                outcome.insights.append((answer, read))
+            if not isinstance(answer, BaseException):
+                insight, final = answer
+                outcome.insights.append((insight, read if final else None))
+                outcome.resting |= not final
             else:
                 self._failed(outcome, analysis.name, answer)
 
-    async def _ask(self, look: _Look, analysis: Analysis) -> Insight:
+    async def _ask(self, look: _Look, analysis: Analysis) -> tuple[Insight, bool]:
+        """What it says, and whether that is its last word on this snapshot."""
         began = time.perf_counter()
         snapshot = look.snapshot
         kept = look.states.get(analysis.name)
@@ -339,27 +400,34 @@ class Analyst:
         if analysis.wants_matches and look.matches is not None:
             # Shielded: others of the batch wait for the same answer.
             matches = (await asyncio.shield(look.matches)).get(snapshot.ref, ())
-        finding = await analysis.analyse(
-            Context(
-                snapshot=snapshot,
-                previous=previous,
-                ask=self._door(look, analysis.name),
-                matches=matches,
-                today=self._now().date(),
-            )
+        context = Context(
+            snapshot=snapshot,
+            previous=previous,
+            ask=self._door(look, analysis.name),
+            matches=matches,
+            today=self._now().date(),
         )
-        insight = self._insight(look, analysis.name, finding, previous)
+        final = True
+        if look.rests and isinstance(analysis, Carries):
+            finding, final = await provisional(analysis, context)
+        else:
+            finding = await analysis.analyse(context)
+        insight = self._insight(look, analysis.name, finding, previous, final=final)
         metrics.INSIGHT_SECONDS.labels(analysis.name).observe(time.perf_counter() - began)
-        return insight
+        return insight, final
 
-    def _insight(self, look: _Look, name: str, finding: Finding, previous: Insight | None) -> Insight:
+    def _insight(
+        self, look: _Look, name: str, finding: Finding, previous: Insight | None, *, final: bool = True
+    ) -> Insight:
         snapshot = look.snapshot
         grounded = ground(finding.payload, snapshot, previous=previous, evidence=look.ready())
-        dropped = finding.dropped_claims + len(grounded.dropped)
+        # What a provisional finding carries on is not claimed anew: that some of it no longer holds is nobody's fault.
+        dropped = finding.dropped_claims + len(grounded.dropped) if final else 0
         if dropped:
             metrics.CLAIMS_DROPPED.labels(name).inc(dropped)
         thin = getattr(grounded.payload, "status", "") == "not_enough_data"
-        metrics.INSIGHTS.labels(name, "not_enough_data" if thin else "published").inc()
+        metrics.INSIGHTS.labels(name, "provisional" if not final else "not_enough_data" if thin else "published").inc()
+        version = self._version(look, name)
         return Insight(
             tenant=snapshot.tenant,
             account=snapshot.account,
@@ -367,7 +435,7 @@ class Analyst:
             id=snapshot.id,
             crm=snapshot.crm,
             analysis=name,
-            version=self._version(look, name),
+            version=version if final else version._replace(generation=PROVISIONAL),
             as_of=snapshot.modified_at,
             analyzed_at=self._now(),
             model=finding.model,
@@ -400,6 +468,11 @@ class Analyst:
     def _failed(self, outcome: _Outcome, name: str, error: BaseException) -> None:
         look = outcome.look
         ref = look.snapshot.ref
+        kept = look.states.get(name)
+        if kept is not None and ref in self._rested and isinstance(error, QuotaSpent | OutputInvalid | InputRefused):
+            # The provisional word stands now. Were what the last answer was made from to come back, it must be said again.
+            version = self._version(look, name)._replace(generation=PROVISIONAL)
+            outcome.unanswered.append((name, Kept(UNANSWERED, look.snapshot.read_at, version, kept.sealed)))
         if isinstance(error, QuotaSpent):
             outcome.asides.append(Aside.until(ref, STAGE, "QUOTA_SPENT", error.resets_at))
             metrics.SET_ASIDE.labels(STAGE, "QUOTA_SPENT").inc()
@@ -509,7 +582,7 @@ class Analyst:
 
         Sealed under the record's next key it could be read for good. The record is read again by whoever destroyed the key.
         """
-        said = [outcome for outcome in outcomes if outcome.insights]
+        said = [outcome for outcome in outcomes if outcome.insights or outcome.unanswered]
         if not said:
             return
         keys = await self._keys({outcome.look.snapshot.ref for outcome in said})
@@ -520,12 +593,15 @@ class Analyst:
                 continue
             _log.info("insights_left_out", tenant=look.snapshot.tenant, why="the snapshot's key was destroyed")
             outcome.insights.clear()
+            outcome.unanswered.clear()
 
     async def _deliver(self, outcomes: Sequence[_Outcome], began: int) -> None:
         await self._unerased(outcomes)
         insights: list[Insight] = []
         traces: list[str] = []
-        kept: dict[tuple[RecordRef, str], Kept] = {}
+        kept: dict[tuple[RecordRef, str], Kept] = {
+            (outcome.look.snapshot.ref, name): row for outcome in outcomes for name, row in outcome.unanswered
+        }
         again: list[RecordSnapshot] = []
         for outcome in outcomes:
             look = outcome.look
@@ -541,10 +617,13 @@ class Analyst:
             for insight, read in outcome.insights:
                 insights.append(insight)
                 traces.append(header(span))
+                if read is None:
+                    continue
                 sealed = seal(look.key, insight.model_dump_json().encode(), purpose=PURPOSE, compress=True)
                 kept[insight.ref, insight.analysis] = Kept(read, look.snapshot.read_at, insight.version, sealed)
         if insights:
             await self._publisher.publish(INSIGHTS, insights, traceparents=traces)
+        if kept:
             await self._state.save(kept)
         if again:
             _log.warning("fenced", records=len(again))
@@ -570,7 +649,17 @@ def _newest(received: Iterable[Received[RecordSnapshot]]) -> dict[RecordRef, _Lo
         older = min(each, look.received, key=lambda one: one.offset)
         look.received = max(each, look.received, key=lambda one: one.offset)
         look.older.append(older)
+    for look in looks.values():
+        if look.older:
+            look.received = replace(look.received, payload=_with_all_changed(look))
     return looks
+
+
+def _with_all_changed(look: _Look) -> RecordSnapshot:
+    """The newest snapshot, naming what any of them changed."""
+    snapshots = (each.payload for each in sorted((*look.older, look.received), key=lambda one: one.offset))
+    names = dict.fromkeys(name for snapshot in snapshots for name in snapshot.changed)
+    return look.snapshot.model_copy(update={"changed": tuple(names)})
 
 
 def _is_news(snapshot: RecordSnapshot) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from infra.crm.vendors import connect
 from infra.kafka.downstream import Downstream, Reader
+from infra.kafka.giving_way import GivingWay
 from infra.kafka.pump import DOWNSTREAM
 from infra.kafka.topics import epoch
 from infra.plugins import load
@@ -13,10 +14,12 @@ from infra.privacy.runner import Runner, TranslatorBacklog
 from infra.role import Parts, Role
 from infra.set_aside import SetAside
 from infra.settings import Settings
+from llm_gateway.routing import chosen
 from processors.analyses.analysis import Analysis
 from processors.analyst import Analyst, AsInstalled
 from processors.hydrator import Hydrator
 from processors.match_store import MatchStore
+from processors.missed import PostgresMissed
 from processors.replay.gateways import Gateways
 from processors.replay.promotions import Promotions
 from processors.set_aside_emitter import Emitter
@@ -29,8 +32,10 @@ HYDRATOR_BULK_GROUP = "hookline.hydrator.bulk"
 ANALYST_GROUP = "hookline.analyst"
 SINK_GROUP = "hookline.sink.{}"
 """By the destination's name; `sinks.app` says so, and a test holds the two together."""
-MOST_CHANGES = 200
-"""Messages of one call: two batch reads of HubSpot, one of Salesforce."""
+MOST_CHANGES = 500
+"""Messages of one call: five batch reads of HubSpot, three of Salesforce; smaller ones would not fill them by kind of record."""
+MOST_BULK_CHANGES = 200
+"""Of a bulk call: what it publishes comes to the analyst at one go, where others wait behind it."""
 ENVELOPE_BYTES = 4_096
 """What sealing and headers add to a message, and room."""
 MOST_SNAPSHOTS = 25
@@ -52,6 +57,8 @@ class HydratorRole(Role):
             self.closing(client.close)
         registry = self.parts.registry
         set_aside = SetAside(self.parts.engine)
+        way = GivingWay()
+        self.background(way.run, "giving-way")
         hydrator = Hydrator(
             codec=self.codec,
             publisher=self.publisher,
@@ -64,6 +71,8 @@ class HydratorRole(Role):
             max_snapshot_bytes=min(MAX_SNAPSHOT_BYTES, self.settings.kafka_max_message_bytes - ENVELOPE_BYTES),
             disconnect=registry.disconnect,
             people=People(self.parts.engine, self.parts.keyring),
+            missed=PostgresMissed(self.parts.engine),
+            way=way,
         )
         window = self.settings.coalesce_window_seconds
         self.pump([CHANGES], HYDRATOR_GROUP, hydrator.on(CHANGES), max_batch=MOST_CHANGES, cooldown=window)
@@ -71,7 +80,7 @@ class HydratorRole(Role):
             [CHANGES_BULK],
             HYDRATOR_BULK_GROUP,
             hydrator.on(CHANGES_BULK),
-            max_batch=MOST_CHANGES,
+            max_batch=MOST_BULK_CHANGES,
             cooldown=window,
             concurrency=2,
         )
@@ -113,6 +122,8 @@ class AnalystRole(Role):
         installed = load("processors.analyses", Analysis, self.settings.analyses)  # type: ignore[type-abstract]  # the protocol is only asked for its members
         promotions = Promotions(self.parts.engine, AsInstalled(installed, self.settings.generation), gateways)
         await promotions.refresh()
+        way = GivingWay()
+        self.background(way.run, "giving-way")
         analyst = Analyst(
             codec=self.codec,
             publisher=self.publisher,
@@ -126,6 +137,9 @@ class AnalystRole(Role):
             set_aside=SetAside(self.parts.engine),
             epoch=await epoch(self.parts.engine, RECORDS),
             generation=self.settings.generation,
+            # The offline rules cost nothing: what they say need not wait.
+            way=way,
+            rest_seconds=0.0 if chosen(self.settings) == "offline" else self.settings.question_rest_seconds,
         )
         self.background(promotions.run, "promotions")
         self.pump([RECORDS], ANALYST_GROUP, analyst.handle, max_batch=MOST_SNAPSHOTS)

@@ -6,6 +6,7 @@ Law: pure, but for the counters; publishes, keeps and reads nothing.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -53,11 +54,20 @@ class Batch:
     asides: list[Aside] = field(default_factory=list)
     letters: list[Letter] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
+    looked: dict[RecordRef, tuple[datetime, datetime]] = field(default_factory=dict)
+    """Records that a reconciliation asked for and that are as they were: when they were last read, and when now."""
+    missed: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(account, object) → records that changed without anybody telling us."""
     began_ns: int = field(default_factory=time.time_ns)
 
     def dead(self, trigger: Trigger, cause: Cause, detail: str) -> None:
         """Its newest message is to be laid aside for good."""
         self.letters.append(Letter(trigger.newest.raw, cause, detail, trigger.ref.tenant, trigger.ref))
+
+    def note_missed(self, trigger: Trigger) -> None:
+        """It is news, and nobody but a reconciliation told of it."""
+        if all(each.payload.reason == "reconcile" for each in trigger.received):
+            self.missed[trigger.ref.account, trigger.ref.object] += 1
 
     def aside(self, trigger: Trigger, cause: str, retry_after: float | None = None) -> None:
         """Its record is to be read again later: after `retry_after` seconds, where known."""

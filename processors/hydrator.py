@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from infra import metrics
 from infra.accounts import JUST_CONNECTED_SECONDS, Account
 from infra.crm.client import AccountUnavailable, CrmClient, CrmUnavailable, Gone, Read, Refused
 from infra.crm.limits import bulk_work
+from infra.kafka.giving_way import GivingWay
 from infra.kafka.raw import Raw
 from infra.privacy.calling import PEOPLE
 from infra.privacy.people import People
@@ -46,6 +48,7 @@ from processors.hydration import (
     parents_of,
     to_millis,
 )
+from processors.missed import Missed
 from processors.ports import Accounts, Letter, Opens, Publishes, owner_of, write_letters
 from processors.snapshots import SnapshotTooLargeError
 from processors.state import HydratorState, Published, Standing
@@ -69,7 +72,7 @@ READS_AT_ONCE = 16
 OTHERS_HEARD_SECONDS = 30.0
 """Another account that answered within this time shows that it is not everybody's trouble."""
 
-_NO_NEWS_THEMSELVES: frozenset[Reason] = frozenset({"webhook", "backfill", "reconcile"})
+_NO_NEWS_THEMSELVES: frozenset[Reason] = frozenset({"webhook", "gap", "backfill", "reconcile"})
 
 _log = log(STAGE)
 T = TypeVar("T")
@@ -90,12 +93,15 @@ class Hydrator:
         fingerprint: Callable[[str, bytes], bytes],
         disconnect: Callable[[str, str], Awaitable[bool]],
         people: People | None = None,
+        missed: Missed | None = None,
+        way: GivingWay | None = None,
         max_snapshot_bytes: int = MAX_SNAPSHOT_BYTES,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`fingerprint` is the keyring's; `disconnect(account, reason)` tells the registry that
         access was revoked; False: the account was connected anew this moment. `people`: whom records speak of, and
-        who was erased; without it nobody was.
+        who was erased; without it nobody was. `missed`: where it is counted what no webhook told.
+        `way`: what the bulk lane gives way by; somebody else runs it.
         """
         self._codec = codec
         self._publisher = publisher
@@ -106,20 +112,29 @@ class Hydrator:
         self._fingerprint = fingerprint
         self._disconnect = disconnect
         self._people = people
+        self._missed = missed
+        self._way = way or GivingWay()
         self._max_snapshot_bytes = max_snapshot_bytes
         self._monotonic = monotonic
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
         self._heard: dict[str, float] = {}
         self._ours: dict[str, str | None] = {}
+        self._counted: Counter[tuple[str, str]] = Counter()
 
     def on(self, topic: Topic[Change]) -> Callable[[Sequence[Raw]], Awaitable[None]]:
         """The handler for one lane's pump."""
 
-        async def handle(raws: Sequence[Raw]) -> None:
-            with bulk_work(topic is CHANGES_BULK):
+        async def live(raws: Sequence[Raw]) -> None:
+            self._way.saw_live()
+            with bulk_work(False):
                 await self.handle(topic, raws)
 
-        return handle
+        async def bulk(raws: Sequence[Raw]) -> None:
+            with bulk_work(True):
+                async with self._way.turn():
+                    await self.handle(topic, raws)
+
+        return bulk if topic is CHANGES_BULK else live
 
     async def handle(self, topic: Topic[Change], raws: Sequence[Raw]) -> None:
         """Return when all that these changes cause is acknowledged. Raises Unavailable when nobody can go on now."""
@@ -142,7 +157,10 @@ class Hydrator:
         try:
             parents = await self._look(batch, records, activities)
             await self._publish(batch, topic, parents)
+            await self._state.looked(batch.looked)
+            await self._note_missed(batch)
         finally:
+            self._show_counts()
             for span in batch.spans:
                 span.end()
         await self._set_aside.put(batch.asides)
@@ -286,10 +304,12 @@ class Hydrator:
             batch.dead(trigger, Cause.RECORD_GONE, "the CRM no longer has this record")
         # A later deletion is told again: somebody may have seen the record alive in between, and not have said so yet.
         told = standing is not None and standing.deleted and trigger.occurred_at <= standing.modified_at
-        if told and trigger.reason == "webhook":
+        if told and trigger.reason in {"webhook", "reconcile"}:
             self._count(trigger, "unchanged")
             return
         self._count(trigger, "gone")
+        if standing is not None and not standing.deleted:
+            batch.note_missed(trigger)
         at = max(trigger.occurred_at, standing.modified_at) if standing else trigger.occurred_at
         read_at = to_millis(batch.clock)
         snapshot = snapshots.gone(
@@ -332,6 +352,11 @@ class Hydrator:
             elif webhook:
                 self._count(trigger, "unchanged")
                 return
+            elif reason == "reconcile":
+                # Nothing was missed (a write of our own, most often). That it was looked at is kept: it is not listed again.
+                batch.looked[trigger.ref] = alive.read_at, to_millis(batch.clock)
+                self._count(trigger, "unchanged")
+                return
             else:
                 # A sweep that found nothing new tells people nothing: an edit that did is still to be told, however late.
                 told_at = alive.modified_at
@@ -354,6 +379,7 @@ class Hydrator:
             self._count(trigger, "refused")
             return
         self._count(trigger, "published")
+        batch.note_missed(trigger)
         self._will_publish(batch, trigger, snapshot, Standing(content.whole, difference.marks, False, told_at, read_at))
 
     async def _touched(
@@ -429,5 +455,17 @@ class Hydrator:
                 traceparents=[header(each.span) for each in again],
             )
 
+    async def _note_missed(self, batch: Batch) -> None:
+        for (_, object_), number in batch.missed.items():
+            metrics.MISSED.labels(object_).inc(number)
+        if batch.missed and self._missed is not None:
+            await self._missed.note(batch.missed)
+
     def _count(self, trigger: Trigger, outcome: str) -> None:
-        metrics.SNAPSHOTS.labels(trigger.ref.object, outcome).inc()
+        self._counted[trigger.ref.object, outcome] += 1
+
+    def _show_counts(self) -> None:
+        """Once a batch: a counter's lock and look-up for each record cost more than counting."""
+        counted, self._counted = self._counted, Counter()
+        for (kind, outcome), number in counted.items():
+            metrics.SNAPSHOTS.labels(kind, outcome).inc(number)

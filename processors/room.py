@@ -1,34 +1,60 @@
 """Who works next, where there is room for so many at once: tenants in turn, whatever each of them has waiting.
 
 Law: a place that becomes free goes to the tenant that has the fewest; among those, to whoever was served longest ago. A
-tenant alone gets all of them but one, which stays free for the next to come.
+tenant alone gets all of them but one, which stays free for the next to come. What is of the bulk lane takes no more than
+the share that it is given at the moment, and so does each tenant; two places always.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+
+LEAST = 2
+"""Places that whoever has to give way has all the same."""
 
 
 class Room:
     """`places` at once. Belongs to one event loop."""
 
-    def __init__(self, places: int) -> None:
-        """`places`: at least 1."""
+    def __init__(
+        self,
+        places: int,
+        *,
+        bulk_share: Callable[[], float] = lambda: 1.0,
+        share_of_one: Callable[[], float] = lambda: 1.0,
+    ) -> None:
+        """`places`: at least 1. `bulk_share()`: of them, for what is of the bulk lane; `share_of_one()`: for any one tenant;
+        asked anew for each that comes or goes.
+        """
         self._places = places
+        self._bulk_share = bulk_share
+        self._share_of_one = share_of_one
+        self._bulk = 0
+        self._bulk_left = asyncio.Event()
         self._taken: Counter[str] = Counter()
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
     @asynccontextmanager
-    async def of(self, tenant: str) -> AsyncIterator[None]:
+    async def of(self, tenant: str, *, bulk: bool = False) -> AsyncIterator[None]:
         """Wait for a place and give it back; may be cancelled at any moment."""
-        await self._enter(tenant)
+        if bulk:
+            while self._bulk >= max(LEAST, int(self._places * self._bulk_share())):
+                self._bulk_left.clear()
+                await self._bulk_left.wait()
+            self._bulk += 1
         try:
-            yield
+            await self._enter(tenant)
+            try:
+                yield
+            finally:
+                self._leave(tenant)
         finally:
-            self._leave(tenant)
+            if bulk:
+                self._bulk -= 1
+                self._bulk_left.set()
 
     @property
     def free(self) -> int:
@@ -37,7 +63,8 @@ class Room:
 
     def _may(self, tenant: str) -> bool:
         alone = self._places - 1 if self._places > 1 else 1
-        return self.free > 0 and self._taken[tenant] < alone
+        most = min(alone, max(LEAST, int(self._places * self._share_of_one())))
+        return self.free > 0 and self._taken[tenant] < most
 
     async def _enter(self, tenant: str) -> None:
         if tenant not in self._waiting and self._may(tenant):

@@ -6,20 +6,22 @@ are keyed per record, so that equal values of two records do not show.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import blake2b
 from typing import overload
 
 import orjson
 
 from infra.crm.client import Read
+from infra.crm.own_fields import is_reps
 from schemas.record import MAX_SNAPSHOT_BYTES, Note, RecordRef, RecordSnapshot, Related
 
 DELETED = b"deleted"
 """`Standing.content` of a record that is gone."""
-NOTES, RELATED = "notes", "related"
+NOTES, RELATED, FEEDBACK = "notes", "related", "feedback"
 """Parts beside the fields, as `RecordSnapshot.changed` names them; a mark's name starts with `#`, a field's never does."""
 
 _VOLATILE = """
@@ -70,9 +72,12 @@ def is_volatile(name: str) -> bool:
     return name.lower().removesuffix("__c") in VOLATILE
 
 
+@lru_cache(maxsize=65_536)  # asked of every field of every read; names are few
 def is_foreign(name: str, own_prefix: str) -> bool:
-    """Whether a change of this field is news: neither ours nor volatile."""
-    return not name.lower().startswith(own_prefix.lower()) and not is_volatile(name)
+    """Whether a change of this field is news: neither ours (but for what people write there) nor volatile."""
+    if name.lower().startswith(own_prefix.lower()):
+        return is_reps(name, own_prefix)
+    return not is_volatile(name)
 
 
 def repaired(read: Read) -> Read:
@@ -86,6 +91,7 @@ def repaired(read: Read) -> Read:
             )
             for note in read.notes
         ),
+        feedback={name: _whole(value) for name, value in read.feedback.items()},
         related=tuple(
             each.model_copy(update={"fields": {_whole(name): _whole(value) for name, value in each.fields.items()}})
             for each in read.related
@@ -118,6 +124,8 @@ def digest(key: bytes, read: Read, own_prefix: str) -> Content:
             for each in read.related
         )
         digests[f"#{RELATED}"] = _short(key, related)
+    if read.feedback:
+        digests[f"#{FEEDBACK}"] = _short(key, sorted(read.feedback.items()))
     whole = blake2b(orjson.dumps(digests, option=orjson.OPT_SORT_KEYS), key=key, digest_size=32).digest()
     return Content(digests, whole)
 
@@ -131,17 +139,17 @@ def compare(content: Content, marks: str | None, named: Mapping[str, datetime], 
     before: dict[str, list[object]] = orjson.loads(marks) if marks else {}
     after: dict[str, tuple[str, int]] = {}
     changed: list[str] = []
+    modified = _millis(modified_at)
     for name, now in content.digests.items():
         then = before.get(name)
         if then is not None and then[0] == now:
             after[name] = (now, int(str(then[1])))
             continue
-        after[name] = (now, _millis(named.get(name, modified_at)))
+        after[name] = (now, _millis(named[name]) if name in named else modified)
         changed.append(name)
     changed.extend(name for name in before if name not in after)
-    since = {
-        name: datetime.fromtimestamp(mark[1] / 1000, UTC) for name, mark in after.items() if not name.startswith("#")
-    }
+    moments = {millis: datetime.fromtimestamp(millis / 1000, UTC) for millis in {mark[1] for mark in after.values()}}
+    since = {name: moments[mark[1]] for name, mark in after.items() if not name.startswith("#")}
     return Difference(
         tuple(sorted(name.removeprefix("#") for name in changed)) if marks else (), since, orjson.dumps(after).decode()
     )
@@ -179,6 +187,7 @@ def build(
             "since": {name: since for name, since in difference.since.items() if since != read.modified_at},
             "changed": difference.changed,
             "notes": read.notes,
+            "feedback": dict(read.feedback),
             "related": read.related,
             "modified_at": read.modified_at,
             "read_at": read_at,
@@ -257,18 +266,28 @@ def fit(snapshot: RecordSnapshot, limit: int = MAX_SNAPSHOT_BYTES) -> RecordSnap
 
 def _at_most(snapshot: RecordSnapshot) -> int:
     """An upper bound of its size in bytes, cheaply: JSON spends at most six bytes on a character."""
-    characters = 2_000 + sum(len(name) + len(value) + 6 for name, value in snapshot.fields.items())
+    characters = 2_000 + _characters(snapshot.fields) + _characters(snapshot.fields.values()) + 6 * len(snapshot.fields)
     characters += sum(
         len(note.text) + len(note.subject or "") + len(note.author or "") + len(note.id) + 120
         for note in snapshot.notes
     )
+    characters += sum(len(name) + len(value) + 6 for name, value in snapshot.feedback.items())
     characters += sum(
         60 + sum(len(name) + len(value) + 6 for name, value in each.fields.items()) for each in snapshot.related
     )
-    characters += sum(len(name) + 3 for name in (*snapshot.known_fields, *snapshot.changed, *snapshot.omitted))
-    characters += sum(len(name) + 34 for name in snapshot.since)
-    characters += sum(len(name) + len(field) + 6 for name, field in snapshot.concepts.items())
-    return 6 * characters
+    for names, more in (
+        (snapshot.known_fields, 3),
+        (snapshot.changed, 3),
+        (snapshot.omitted, 3),
+        (snapshot.since, 34),
+        (snapshot.concepts, 6),
+    ):
+        characters += _characters(names) + more * len(names)
+    return 6 * (characters + _characters(snapshot.concepts.values()))
+
+
+def _characters(texts: Iterable[str]) -> int:
+    return sum(map(len, texts))
 
 
 def _shorten(note: Note, cut: list[str]) -> Note:

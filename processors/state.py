@@ -55,6 +55,12 @@ class HydratorState(Protocol):
         """
         ...
 
+    async def looked(self, rows: Mapping[RecordRef, tuple[datetime, datetime]]) -> None:
+        """Keep that these were read again and are as they were: (read_at as it was loaded, read_at now). What somebody else has
+        kept meanwhile stays.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -112,6 +118,17 @@ _SAVE_HYDRATOR = f"""
     SELECT {_KEY} FROM given LEFT JOIN before USING ({_KEY}) LEFT JOIN saved USING ({_KEY})
     WHERE made IS NULL OR kept_at IS DISTINCT FROM expected OR (kept_at IS NULL AND NOT made)
 """  # noqa: S608 -- made of constants
+_LOOKED_HYDRATOR = f"""
+    WITH given AS (
+      SELECT * FROM unnest({_REFS}, %(before)b::timestamptz[], %(now)b::timestamptz[]) AS g ({_KEY}, before, now)
+    ), locked AS (
+      SELECT {_KEY}, g.now FROM hydrator_state s JOIN given g USING ({_KEY})
+      WHERE s.read_at = g.before AND g.now > g.before ORDER BY {_KEY} FOR UPDATE OF s
+    )
+    UPDATE hydrator_state s SET read_at = locked.now FROM locked
+    WHERE (s.tenant, s.account, s.object, s.record_id) = (locked.tenant, locked.account, locked.object, locked.record_id)
+    RETURNING 1
+"""  # noqa: S608 -- made of constants
 _LOAD_ANALYST = f"""
     SELECT k.ord, s.analysis, s.input, s.epoch, s.snapshot_offset, s.generation, s.sealed_insight
     FROM unnest({_REFS}) WITH ORDINALITY AS k ({_KEY}, ord)
@@ -159,6 +176,13 @@ class PostgresHydratorState:
             "expected": [row.loaded.read_at if row.loaded else None for row in rows.values()],
         }
         return {RecordRef(*row) for row in await self._statements.run(_SAVE_HYDRATOR, given)}
+
+    async def looked(self, rows: Mapping[RecordRef, tuple[datetime, datetime]]) -> None:
+        """See HydratorState."""
+        if rows:
+            times = list(rows.values())
+            given = {**_refs(list(rows)), "before": [before for before, _ in times], "now": [now for _, now in times]}
+            await self._statements.run(_LOOKED_HYDRATOR, given)
 
 
 class PostgresAnalystState:

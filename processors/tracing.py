@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from opentelemetry.trace import Link, Span, get_current_span
 
-from infra.telemetry import continue_trace, tracer
+from infra.telemetry import continue_trace, is_followed, tracer
 from schemas.record import RecordRef
 
 MOST_LINKS = 16
@@ -22,6 +22,9 @@ def begin(name: str, traceparents: Sequence[str], ref: RecordRef, began_ns: int 
     """
     given = [each for each in traceparents if each]
     chosen = next((each for each in reversed(given) if each.endswith("-01")), given[-1] if given else "")
+    if chosen and not is_followed(chosen):
+        # Then nobody follows any of them, and what comes of it goes on with that trace, undescribed.
+        return get_current_span(continue_trace(chosen))
     others = [each for each in dict.fromkeys(given) if each != chosen and each.endswith("-01")][-MOST_LINKS:]
     links = [Link(get_current_span(continue_trace(each)).get_span_context()) for each in others]
     attributes = {

@@ -16,12 +16,13 @@ from schemas.record import Reason, RecordRef
 
 _STRENGTH: dict[Reason, int] = {
     "webhook": 0,
-    "reconcile": 1,
-    "backfill": 2,
-    "redrive": 3,
-    "set_aside": 4,
-    "replay": 5,
-    "fenced": 6,
+    "gap": 1,
+    "reconcile": 2,
+    "backfill": 3,
+    "redrive": 4,
+    "set_aside": 5,
+    "replay": 6,
+    "fenced": 7,
 }
 
 

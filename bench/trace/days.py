@@ -101,7 +101,7 @@ def _session(
     record: tuple[str, str, str],
     values: dict[tuple[tuple[str, str, str], str], int],
 ) -> Iterator[Delivery]:
-    for _ in range(1 + min(12, int(chance.expovariate(0.25)))):
+    for _ in range(1 + min(12, int(chance.expovariate(0.43)))):
         names = chance.sample(READ[record[1]], chance.choice((1, 2, 2, 3)))
         events = []
         for name in names:
@@ -110,7 +110,7 @@ def _session(
             events.append((name, f"{name}-v{values[record, name]}"))
         if chance.random() < 0.5:
             events.append((chance.choice(UNREAD), f"{at:.3f}"))
-        cut = chance.randrange(1, len(events)) if len(events) > 1 and chance.random() < 0.4 else len(events)
+        cut = chance.randrange(1, len(events)) if len(events) > 1 and chance.random() < 0.15 else len(events)
         for part in (events[:cut], events[cut:]):
             if part:
                 delivery = Delivery(at + chance.random() * 2, *record, "CRM_UI", tuple(part))

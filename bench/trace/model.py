@@ -18,12 +18,20 @@ from processors.analyses.requirements import rules as requirement_rules
 
 SMALL = "openai/gpt-oss-20b"
 BAD_ONE_IN = 7
+_ANSWERS = {"lead_intel": "LeadIntelAnswer", "requirements": "RequirementsAnswer"}
 
 
 def says(request: dict[str, Any]) -> str:
     """See `GroqStandIn.responder`."""
     schema = str(request.get("response_format", {}).get("json_schema", {}).get("name", ""))
     user = str(request["messages"][1]["content"])
+    if schema == "MixedPack":
+        lines = [json.loads(line) for line in user.splitlines()]
+        mixed = [
+            {"id": line["id"], "kind": line["kind"], "answer": _one(_ANSWERS[line["kind"]], line["input"], request)}
+            for line in lines
+        ]
+        return json.dumps({"answers": mixed})
     if schema.endswith("Pack"):
         kind = schema.removesuffix("Pack")
         lines = [json.loads(line) for line in user.splitlines()]

@@ -11,17 +11,19 @@ import contextlib
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from infra import metrics, telemetry
 from infra.kafka.letters import is_redriven
 from infra.kafka.poison import Poison, TooMuchPoison
 from infra.kafka.raw import Raw
-from infra.kafka.schedule import Batch, Held
+from infra.kafka.schedule import Batch, Held, Key
 from infra.settings import SettingsError
 from infra.unavailable import as_unavailable
 
-Handler = Callable[[Sequence[Raw]], Awaitable[None]]
+Again = Mapping[Key, float]
+"""Message key → seconds after which its messages are to be handled once more. They stay uncommitted meanwhile."""
+Handler = Callable[[Sequence[Raw]], Awaitable[Again | None]]
 OnPoison = Callable[[Raw, Exception], Awaitable[None]]
 
 FIRST_RETRY_SECONDS = 0.2
@@ -64,20 +66,24 @@ class Attempts:
         self._stopping = True
         self._wake.set()
 
-    async def handle(self, batch: Batch) -> None:
-        """See the module's law. Raises GaveUp, TooMuchPoison, SettingsError, or what `on_poison` raised."""
-        await self._handle(batch, batch.messages)
+    async def handle(self, batch: Batch) -> dict[Key, float]:
+        """See the module's law; returns what the handler wants to see again. Raises GaveUp, TooMuchPoison, SettingsError, or
+        what `on_poison` raised.
+        """
+        again: dict[Key, float] = {}
+        await self._handle(batch, batch.messages, again)
+        return again
 
-    async def _handle(self, batch: Batch, messages: list[Held]) -> None:
+    async def _handle(self, batch: Batch, messages: list[Held], again: dict[Key, float]) -> None:
         try:
-            await self._persist(batch, lambda: self._call(messages))
+            await self._persist(batch, lambda: self._call(messages, again))
         except (SettingsError, TooMuchPoison, GaveUp):
             raise
         except Exception as error:  # noqa: BLE001 -- any bug of a handler
             if len(messages) > 1:
                 middle = _middle(messages)
-                await self._handle(batch, messages[:middle])
-                await self._handle(batch, messages[middle:])
+                await self._handle(batch, messages[:middle], again)
+                await self._handle(batch, messages[middle:], again)
             else:
                 await self._lay_aside(batch, messages[0], error)
         else:
@@ -100,14 +106,14 @@ class Attempts:
             self._poison.bad((raw.topic, raw.partition), type(error).__name__)
         await self._persist(batch, lambda: self._on_poison(raw, error))
 
-    async def _call(self, messages: list[Held]) -> None:
+    async def _call(self, messages: list[Held], again: dict[Key, float]) -> None:
         owned = [held.raw for held in messages if not held.offsets.lost]
         if not owned:
             return
         metrics.BATCH_SIZE.labels(self._group).observe(len(owned))
         started = time.monotonic()
         try:
-            await self._handler(owned)
+            again.update(await self._handler(owned) or {})
         finally:
             metrics.HANDLE_SECONDS.labels(self._group).observe(time.monotonic() - started)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
@@ -20,9 +20,8 @@ from infra.kafka.raw import Raw, RawMessage
 from infra.keyring import DataKey, Keyring, Undecryptable, key_id_of, open_sealed, seal
 from schemas.dead_letter import Cause
 from schemas.delivery import Delivery
-from schemas.envelope import Envelope, EnvelopeError
-from schemas.record import RecordRef
-from schemas.topics import CHANGES, CHANGES_BULK, DELIVERIES, INSIGHTS, INSIGHTS_REDRIVEN, Topic
+from schemas.envelope import Envelope, EnvelopeError, Stamp
+from schemas.topics import CHANGES, CHANGES_BULK, DELIVERIES, INSIGHTS, INSIGHTS_REDRIVEN, Topic, by_record
 
 __all__ = ["Codec", "Outgoing", "Raw", "RawMessage", "Received", "purpose_of"]
 
@@ -40,7 +39,8 @@ def purpose_of(topic: Topic[Any]) -> str:
 _MOVES = {CHANGES_BULK.name: CHANGES.name, INSIGHTS_REDRIVEN.name: INSIGHTS.name}
 
 
-@dataclass(frozen=True, slots=True)
+# Neither is frozen: one of them is made for each message, and a lock on every attribute costs more than filling them.
+@dataclass(slots=True)
 class Outgoing:
     """A message ready to be published."""
 
@@ -53,7 +53,7 @@ class Outgoing:
     timestamp_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Received(Generic[P]):
     """One decoded message."""
 
@@ -78,30 +78,28 @@ class Codec:
         self, topic: Topic[P], payloads: Sequence[P], *, traceparents: Sequence[str] | None = None
     ) -> list[Outgoing]:
         """Seal payloads for `topic`; all keys are fetched in one round trip. Without `traceparents` the current span's goes along."""
-        keys = await self._keys_for(topic, payloads)
+        names = [by_record(payload) for payload in payloads] if topic.scope == "record" else None
+        keys = await self._keys_for(topic, payloads, names)
         here = telemetry.traceparent() if traceparents is None else ""
         now = datetime.now(UTC)
+        stamp = Stamp(topic.type, self._source, now)
+        at, purpose, ids = int(now.timestamp() * 1000), purpose_of(topic), os.urandom(16 * len(payloads)).hex()
         return [
-            self.seal_one(
-                topic, payload, key, now=now, traceparent=here if traceparents is None else traceparents[place]
+            _sealed(
+                topic, payload, key, stamp,
+                at=at, purpose=purpose, id=ids[32 * place : 32 * place + 32],
+                traceparent=here if traceparents is None else traceparents[place], name=names[place] if names else None,
             )
             for place, (payload, key) in enumerate(zip(payloads, keys, strict=True))
-        ]
+        ]  # fmt: skip
 
     def seal_one(self, topic: Topic[P], payload: P, key: DataKey, *, now: datetime, traceparent: str = "") -> Outgoing:
         """Seal one payload under a key that the caller has."""
-        given: Any = payload
-        plaintext = given.pack() if topic.name == DELIVERIES.name else payload.model_dump_json().encode()
-        return self.seal_bytes(
-            topic,
-            plaintext,
-            key,
-            kafka_key=topic.key(payload),
-            partition_key=topic.partition_by(payload),
-            account=getattr(given, "account", None) or "",
-            now=now,
-            traceparent=traceparent,
-        )
+        stamp = Stamp(topic.type, self._source, now)
+        return _sealed(
+            topic, payload, key, stamp,
+            at=int(now.timestamp() * 1000), purpose=purpose_of(topic), id=os.urandom(16).hex(), traceparent=traceparent,
+        )  # fmt: skip
 
     def seal_bytes(
         self,
@@ -117,68 +115,53 @@ class Codec:
         message_id: str | None = None,
     ) -> Outgoing:
         """The same for a payload that is packed already: the front door's hot path."""
-        envelope = Envelope(
-            id=message_id or os.urandom(16).hex(),
-            type=topic.type,
-            source=self._source,
-            time=now,
+        headers = Stamp(topic.type, self._source, now).headers(
+            message_id or os.urandom(16).hex(),
             tenant=key.tenant,
             account=account,
             key_id=key.id,
             traceparent=traceparent,
         )
         value = seal(key, plaintext, purpose=purpose_of(topic), compress=len(plaintext) >= COMPRESS_FROM_BYTES)
-        return Outgoing(
-            kafka_key.encode(), value, envelope.headers(), partition_key.encode(), int(now.timestamp() * 1000)
-        )
+        return Outgoing(kafka_key.encode(), value, headers, partition_key.encode(), int(now.timestamp() * 1000))
 
     async def open(
         self, topic: Topic[P], raws: Sequence[Raw]
     ) -> tuple[list[Received[P]], list[tuple[Raw, Cause, str]]]:
         """Decode messages, in order; those that cannot be come back with cause and detail. Tombstones are left out."""
-        wanted: set[str] = set()
-        for raw in raws:
-            if raw.value:
-                try:
-                    wanted.add(key_id_of(raw.value))
-                except Undecryptable:
-                    continue
-        keys = await self._keyring.by_id(wanted) if wanted else {}
+        named: list[tuple[Raw, bytes, str]] = []
         received: list[Received[P]] = []
         refused: list[tuple[Raw, Cause, str]] = []
         for raw in raws:
-            if raw.value is None:
-                continue
+            value = raw.value
+            if value is not None:
+                try:
+                    named.append((raw, value, key_id_of(value)))
+                except Undecryptable:
+                    named.append((raw, value, ""))
+        wanted = {key_id for _, _, key_id in named if key_id}
+        keys = await self._keyring.by_id(wanted) if wanted else {}
+        purpose, parse = purpose_of(topic), _parser(topic)
+        for raw, value, key_id in named:
             try:
-                received.append(self._open_one(topic, raw, raw.value, keys))
+                envelope, plaintext = _opened(topic, raw, value, keys.get(key_id), purpose=purpose, named=bool(key_id))
+                payload = parse(plaintext)
             except _Refused as error:
                 refused.append((raw, error.cause, error.detail))
+            except ValueError as error:
+                refused.append((raw, Cause.UNPARSABLE, _why_unparsable(topic, error)))
+            else:
+                received.append(Received(payload, envelope, raw.topic, raw.partition, raw.offset, raw.timestamp, raw))
         return received, refused
 
-    def _open_one(self, topic: Topic[P], raw: Raw, value: bytes, keys: dict[str, DataKey]) -> Received[P]:
-        try:
-            envelope = Envelope.from_headers(raw.headers)
-        except EnvelopeError as error:
-            raise _Refused(Cause.UNPARSABLE, str(error)) from error
-        if envelope.type != topic.type:
-            raise _Refused(Cause.UNKNOWN_VERSION, f"type {envelope.type[:80]}, this release reads {topic.type}")
-        try:
-            key = keys.get(key_id_of(value))
-            if key is None:
-                raise _Refused(Cause.UNDECRYPTABLE, "its data key was destroyed or has expired")
-            if key.tenant != envelope.tenant:
-                raise _Refused(Cause.UNDECRYPTABLE, "its data key belongs to another tenant")
-            plaintext = open_sealed(key, value, purpose=purpose_of(topic))
-        except Undecryptable as error:
-            raise _Refused(Cause.UNDECRYPTABLE, str(error)) from error
-        return Received(_parse(topic, plaintext), envelope, raw.topic, raw.partition, raw.offset, raw.timestamp, raw)
-
-    async def _keys_for(self, topic: Topic[P], payloads: Sequence[P]) -> list[DataKey]:
+    async def _keys_for(self, topic: Topic[P], payloads: Sequence[P], names: Sequence[str] | None) -> list[DataKey]:
+        """`names`: of the records, where the topic is sealed by record."""
         given: Sequence[Any] = payloads
-        if topic.scope == "record":
-            refs = [RecordRef(each.tenant, each.account, each.object, each.id) for each in given]
-            by_ref = await self._keyring.for_records(set(refs))
-            return [by_ref[ref] for ref in refs]
+        if names is not None:
+            by_name = await self._keyring.for_names(
+                {name: each.tenant for name, each in zip(names, given, strict=True)}
+            )
+            return [by_name[name] for name in names]
         if topic.scope == "tenant":
             tenants = {each.tenant: await self._keyring.for_tenant(each.tenant) for each in given}
             return [tenants[each.tenant] for each in given]
@@ -192,21 +175,74 @@ class _Refused(Exception):  # noqa: N818 -- never leaves this module
         self.detail = detail
 
 
-def _parse(topic: Topic[P], plaintext: bytes) -> P:
+def _sealed(
+    topic: Topic[P],
+    payload: P,
+    key: DataKey,
+    stamp: Stamp,
+    *,
+    at: int,
+    purpose: str,
+    id: str,  # noqa: A002 -- the header's name
+    traceparent: str,
+    name: str | None = None,
+) -> Outgoing:
+    """`name`: of its record, where the caller has it."""
+    given: Any = payload
+    # The serializer itself, whose bytes need not become a text and bytes again.
+    plaintext = given.pack() if topic.name == DELIVERIES.name else given.__pydantic_serializer__.to_json(payload)
+    headers = stamp.headers(
+        id,
+        tenant=key.tenant,
+        account=getattr(given, "account", None) or "",
+        key_id=key.id,
+        traceparent=traceparent,
+    )
+    value = seal(key, plaintext, purpose=purpose, compress=len(plaintext) >= COMPRESS_FROM_BYTES)
+    partition_by = name if name and topic.partition_by is by_record else topic.partition_by(payload)
+    kafka_key = partition_by if topic.key is topic.partition_by else topic.key(payload)
+    return Outgoing(kafka_key.encode(), value, headers, partition_by.encode(), at)
+
+
+def _opened(
+    topic: Topic[Any], raw: Raw, value: bytes, key: DataKey | None, *, purpose: str, named: bool
+) -> tuple[Envelope, bytes]:
+    """Its envelope and plaintext; `named`: it says which key it needs, `key`: that one, if it still is. Raises _Refused."""
     try:
-        if topic.payload is Delivery:
-            return topic.payload.unpack(plaintext)  # type: ignore[attr-defined,no-any-return]  # Delivery has it
-        return topic.payload.model_validate_json(plaintext)
-    except ValidationError as error:
-        # Names of fields alone: values, and keys of a customer's mapping, are content.
-        where = sorted(
-            {str(each["loc"][0]) if each["loc"] else "(whole)" for each in error.errors(include_input=False)}
-        )
-        raise _Refused(
-            Cause.UNPARSABLE, f"{topic.type}: {error.error_count()} errors, in {', '.join(where)[:120]}"
-        ) from error
-    except ValueError as error:
-        raise _Refused(Cause.UNPARSABLE, f"{topic.type}: {type(error).__name__}") from error
+        envelope = Envelope.from_headers(raw.headers)
+    except EnvelopeError as error:
+        raise _Refused(Cause.UNPARSABLE, str(error)) from error
+    if envelope.type != topic.type:
+        raise _Refused(Cause.UNKNOWN_VERSION, f"type {envelope.type[:80]}, this release reads {topic.type}")
+    if key is None and named:
+        raise _Refused(Cause.UNDECRYPTABLE, "its data key was destroyed or has expired")
+    if key is not None and key.tenant != envelope.tenant:
+        raise _Refused(Cause.UNDECRYPTABLE, "its data key belongs to another tenant")
+    try:
+        if key is None:
+            key_id_of(value)  # says what is wrong with it
+            raise _Refused(Cause.UNDECRYPTABLE, "not a sealed value")
+        return envelope, open_sealed(key, value, purpose=purpose)
+    except Undecryptable as error:
+        raise _Refused(Cause.UNDECRYPTABLE, str(error)) from error
+
+
+def _parser(topic: Topic[P]) -> Callable[[bytes], P]:
+    """Raises ValueError."""
+    payload: Any = topic.payload
+    # The validator itself: there is one call a message.
+    found: Callable[[bytes], P] = (
+        payload.unpack if topic.payload is Delivery else payload.__pydantic_validator__.validate_json
+    )
+    return found
+
+
+def _why_unparsable(topic: Topic[Any], error: ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return f"{topic.type}: {type(error).__name__}"
+    # Names of fields alone: values, and keys of a customer's mapping, are content.
+    where = sorted({str(each["loc"][0]) if each["loc"] else "(whole)" for each in error.errors(include_input=False)})
+    return f"{topic.type}: {error.error_count()} errors, in {', '.join(where)[:120]}"
 
 
 def age_seconds(received: Received[Any]) -> float:

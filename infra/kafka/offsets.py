@@ -44,6 +44,11 @@ class Offsets:
         return len(self._order) - len(self._done)
 
     @property
+    def held_back(self) -> int:
+        """Finished offsets that wait for an unfinished one before them."""
+        return len(self._done)
+
+    @property
     def committable(self) -> int | None:
         """The offset to commit (that of the next message to be handled), or None when there is nothing new to commit."""
         if self.lost:

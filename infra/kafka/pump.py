@@ -19,7 +19,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from infra import metrics, telemetry
-from infra.kafka.attempt import Attempts, GaveUp, Handler, OnPoison
+from infra.kafka.attempt import Again, Attempts, GaveUp, Handler, OnPoison
 from infra.kafka.connection import options
 from infra.kafka.poison import Poison, PoisonLimits, TooMuchPoison
 from infra.kafka.raw import Raw
@@ -68,7 +68,9 @@ class Pump:
         """`cooldown` and the timeouts are in seconds; the bounds on memory default to the settings'.
 
         `handler` returns when every effect of every message is acknowledged downstream. It gets what waits for each key
-        that it gets, in order, up to `max_batch` messages or about `max_batch_bytes`; keys of concurrent calls are disjoint. It raises Unavailable
+        that it gets, in order, up to `max_batch` messages or about `max_batch_bytes`; keys of concurrent calls are disjoint.
+        It may return key → seconds: then the messages of that key come again after that time (sooner when too much waits
+        for them), with what has come by then, and stay uncommitted until it returns without them. It raises Unavailable
         (or lets a client library's connection error pass) when nobody can go on now: the pump pauses and tries again.
         SettingsError stops the pump. Any other exception is bisected to the message that fails alone, which `on_poison`
         lays aside.
@@ -341,10 +343,9 @@ class Pump:
         self._kick()
 
     async def _work(self, batch: Batch) -> None:
-        finished = False
+        again: Again | None = None
         try:
-            await self._attempts.handle(batch)
-            finished = True
+            again = await self._attempts.handle(batch)
         except asyncio.CancelledError:
             self._log.warning("batch_cancelled", messages=len(batch.messages))
             raise
@@ -355,8 +356,8 @@ class Pump:
         finally:
             now = time.monotonic()
             self._workers.pop(batch, None)
-            if finished:
-                self._schedule.finish(batch, now)
+            if again is not None:
+                self._schedule.finish(batch, now, again)
                 self._commit_wanted.set()
             else:
                 self._schedule.abandon(batch, now)

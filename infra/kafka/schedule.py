@@ -5,14 +5,19 @@ in work is not ready; concurrent batches have disjoint keys. A key is the messag
 partition: the same record may come by two topics of one pump (`crm.changes` and `crm.changes.bulk`), and two handlers at
 once on one record would race for its state. Messages without a key are independent of one another.
 
+A key may rest: after every handling (the cooldown), or because its handler asked to see its messages again later, together
+with what has come by then. Those stay unfinished meanwhile, so that nothing of them is committed and a crash brings them again.
+
 Whose turn it is: tenants take turns of a quarter of a batch, and no tenant is in all workers at once, so that whoever has
 little to do finds a worker free and waits for nobody's backlog. What lies in Kafka beyond what is held is in its order.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from infra.kafka.offsets import Offsets
@@ -20,6 +25,10 @@ from infra.kafka.raw import Raw, size_of
 
 MAX_RESTING_KEYS = 200_000
 """Keys whose last handling is remembered; beyond it the oldest may go before their rest is over."""
+
+MOST_HELD_BACK = 400
+"""Finished messages that may wait for resting ones before them to be committed: so many are handled again after a crash, and
+so far behind a reader seems to be (`downstream`). Beyond it rests end early."""
 
 TURNS_IN_A_BATCH = 4
 """A tenant's turn is this part of a batch: small enough for others to get in, large enough for a CRM's batch read."""
@@ -85,8 +94,11 @@ class Schedule:
         # By owner, whose turn is next first; an owner without a ready key is not in it.
         self._ready: OrderedDict[Owner, OrderedDict[Key, None]] = OrderedDict()
         self._in_batches: Counter[Owner] = Counter()
-        # Keys that rest, by the time when their rest is over; the cooldown is the same for all, so insertion order is time order.
-        self._resting: OrderedDict[Key, float] = OrderedDict()
+        # Keys that rest, and when their rest is over; in the heap those of before may stand as well.
+        self._resting: dict[Key, float] = {}
+        self._ends: list[tuple[float, int, Key]] = []
+        self._numbers = itertools.count()
+        self._deferred: set[Key] = set()
         self._working: set[Key] = set()
         self._batches: set[Batch] = set()
         self.offsets: dict[Partition, Offsets] = {}
@@ -164,6 +176,7 @@ class Schedule:
             return False
         self._not_ready(key, owner)
         self._resting.pop(key, None)
+        self._deferred.discard(key)
         self._working.add(key)
         batch.keys[key] = owner
         first = len(batch.messages)
@@ -185,15 +198,20 @@ class Schedule:
             if not keys:
                 del self._ready[owner]
 
-    def finish(self, batch: Batch, now: float) -> None:
-        """Every effect of the batch is acknowledged: its offsets may be committed, unless their partition was lost."""
+    def finish(self, batch: Batch, now: float, again: Mapping[Key, float] | None = None) -> None:
+        """Every effect of the batch is acknowledged: its offsets may be committed, unless their partition was lost.
+
+        `again`: key → seconds after which its messages are to be handled once more, with what has come by then.
+        """
+        later = again or {}
         for held in batch.messages:
-            held.offsets.finished(held.raw.offset)
-        self._release(batch, now, rest=True)
+            if held.key not in later:
+                held.offsets.finished(held.raw.offset)
+        self._release(batch, now, rest=True, again=later)
 
     def abandon(self, batch: Batch, now: float) -> None:
         """The batch ends unfinished, at a stop: nothing of it may be committed."""
-        self._release(batch, now, rest=False)
+        self._release(batch, now, rest=False, again={})
 
     def revoke(self, partitions: Collection[Partition]) -> int:
         """Drop what waits of these partitions: their next owner gets it. Returns how many messages. Batches in work go on."""
@@ -209,12 +227,15 @@ class Schedule:
                 self._waiting[key] = kept
             else:
                 del self._waiting[key]
+                self._deferred.discard(key)
                 self._not_ready(key, queue[0].owner)
         self.messages -= dropped
         return dropped
 
     def fence(self, partitions: Collection[Partition]) -> None:
         """Forget these partitions' offsets: what is still in work of them will not be committed."""
+        # What a batch gave back to be handled again, after `revoke` and before now.
+        self.revoke(partitions)
         for partition in partitions:
             offsets = self.offsets.pop(partition, None)
             if offsets is not None:
@@ -227,7 +248,8 @@ class Schedule:
 
     def next_wake(self) -> float | None:
         """When to ask again, at the latest: the end of the first rest; None when nothing waits for one."""
-        return next(iter(self._resting.values())) if self._waiting and self._resting else None
+        self._tidy()
+        return self._ends[0][0] if self._waiting and self._ends else None
 
     def committable(self) -> dict[Partition, int]:
         """What may be committed now and has not been."""
@@ -244,26 +266,53 @@ class Schedule:
             if known is not None:
                 known.committed = offset
 
+    def _tidy(self) -> None:
+        """Ends of rests that are over, or were replaced, leave the top of the heap."""
+        while self._ends and self._resting.get(self._ends[0][2]) != self._ends[0][0]:
+            heapq.heappop(self._ends)
+
+    def _lay_down(self, key: Key, until: float) -> None:
+        self._resting[key] = until
+        heapq.heappush(self._ends, (until, next(self._numbers), key))
+
     def _wake(self, now: float) -> None:
-        while self._resting:
-            key, until = next(iter(self._resting.items()))
-            # Over the bounds the rest of a key is not worth a stopped consumer: the longest-resting goes at once.
-            early = (self.full and not self._ready) or len(self._resting) > MAX_RESTING_KEYS
+        held_back = sum(offsets.held_back for offsets in self.offsets.values()) if self._deferred else 0
+        while True:
+            self._tidy()
+            if not self._ends:
+                return
+            until, _, key = self._ends[0]
+            # Over the bounds the rest of a key is not worth a stopped consumer: the first to end goes at once.
+            early = (
+                (self.full and not self._ready)
+                or len(self._resting) > MAX_RESTING_KEYS
+                or (held_back > MOST_HELD_BACK and bool(self._deferred))
+            )
             if until > now and not early:
                 return
+            heapq.heappop(self._ends)
             del self._resting[key]
+            self._deferred.discard(key)
             if key in self._waiting:
                 self._make_ready(key, self._waiting[key][0].owner)
 
-    def _release(self, batch: Batch, now: float, *, rest: bool) -> None:
+    def _release(self, batch: Batch, now: float, *, rest: bool, again: Mapping[Key, float]) -> None:
         self._batches.discard(batch)
         self.in_flight -= len(batch.messages)
-        self.messages -= len(batch.messages)
-        self.bytes -= sum(held.size for held in batch.messages)
+        given_back: dict[Key, list[Held]] = {}
+        for held in batch.messages:
+            if held.key in again and not held.offsets.lost:
+                given_back.setdefault(held.key, []).append(held)
+            else:
+                self.messages -= 1
+                self.bytes -= held.size
         for key in batch.keys:
             self._working.discard(key)
-            if rest and self._cooldown > 0:
-                self._resting[key] = now + self._cooldown
+            if key in given_back:
+                self._waiting.setdefault(key, deque()).extendleft(reversed(given_back[key]))
+                self._deferred.add(key)
+            if rest and (seconds := max(self._cooldown, again.get(key, 0.0))) > 0:
+                self._lay_down(key, now + seconds)
             elif key in self._waiting:
                 self._make_ready(key, self._waiting[key][0].owner)
         for owner in batch.owners:

@@ -127,14 +127,15 @@ class Evidence:
     @cached_property
     def tainted(self) -> bool:
         """Whether anything on this record talks to a machine: one text or value, or two that only do so together."""
-        fields = list(self.snapshot.fields.values())
+        feedback = list(self.snapshot.feedback.values())
+        fields = [*self.snapshot.fields.values(), *feedback]
         notes = sorted(self.snapshot.notes, key=lambda note: (note.at, note.id))
         if any(
             addresses_machine(part) for part in (*fields, *(machine_text(note.subject, note.text) for note in notes))
         ):
             return True
         # An order cut in two, whichever half came first. Values that are a word or a number hold no half of a sentence.
-        return joined_talks([note.text for note in notes[-SEAMS:]]) or joined_talks(
+        return joined_talks([*(note.text for note in notes[-SEAMS:]), *feedback]) or joined_talks(
             [value for value in fields if " " in value][:SEAMS]
         )
 
@@ -142,6 +143,7 @@ class Evidence:
     def runs(self) -> dict[tuple[str, ...], frozenset[tuple[str, ...]]]:
         """Of every text on the record, trusted or not: its words → its runs of RUN words, which must not simply be copied."""
         prose = [words(f"{note.subject or ''} {note.text}") for note in self.snapshot.notes]
+        prose += [words(value) for value in self.snapshot.feedback.values()]
         prose += [words(value) for field, value in self.snapshot.fields.items() if field not in self.values]
         return {tuple(said): frozenset(runs_of(said)) for said in prose}
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from infra.kafka.codec import Received
 from infra.kafka.raw import Raw
 from infra.set_aside import Aside
+from llm_gateway.policy import REPLAYS
 from llm_gateway.prompt import Answer, Caller, ModelUnavailable, Prompt, QuotaSpent
 from processors.analyses.analysis import Analysis
 from processors.analyst import Asks, Lookalikes, Rulebook
@@ -140,8 +141,9 @@ class OnlyLooks:
 
 
 class Patient:
-    """Asks on the bulk lane, and on nobody's own quota: the person who edited the record has asked for nothing. A spent quota makes the whole replay wait: thousands of records set aside would come back as
-    thousands of reads of the CRM.
+    """Asks on the bulk lane, and on the quota that all replays of a tenant have together: the person who edited the record has
+    asked for nothing, and what a replay may spend of the tenant's day leaves the rest to live traffic. A spent quota makes the
+    whole replay wait: thousands of records set aside would come back as thousands of reads of the CRM.
     """
 
     def __init__(self, inner: Asks) -> None:
@@ -151,7 +153,7 @@ class Patient:
         """See Asks."""
         try:
             return await self._inner.ask(
-                prompt, replace(caller, lane="bulk", user=""), deadline_seconds=deadline_seconds
+                prompt, replace(caller, lane="bulk", user=REPLAYS), deadline_seconds=deadline_seconds
             )
         except QuotaSpent as spent:
             left = (spent.resets_at - datetime.now(UTC)).total_seconds()

@@ -16,6 +16,7 @@ from llm_gateway.prompt import Answer, Caller, InputRefused, ModelUnavailable, O
 from processors.analyses.analysis import Context, Finding
 from processors.analyst import PURPOSE, Analyst
 from processors.matching import Match
+from processors.provisional import rest_of
 from schemas.dead_letter import Cause
 from schemas.insight import DataQuality, Defect, Evidence, Factor, Insight, LeadIntel, Usage
 from schemas.record import RecordRef, RecordSnapshot
@@ -65,11 +66,20 @@ class FakeAnalysis:
         if self.raises:
             raise self.raises
         if self.asks:
-            answer = await context.ask(Prompt(self.name, self.version, "s", "u", Opinion, facts={}))
+            prompt = Prompt(self.name, self.version, "s", "u", Opinion, facts={}, rules=lambda _: Opinion(score=40))
+            answer = await context.ask(prompt)
             return Finding(
                 LeadIntel(status="scored", score=answer.value.score), answer.model, "p1", Usage(input_tokens=3)
             )
         return Finding(self.payload or DataQuality(health=100), "rules")
+
+
+class CarryingAnalysis(FakeAnalysis):
+    """Implements Carries."""
+
+    def carried(self, by_rules: Finding, context: Context) -> Finding:
+        assert context.previous is None or context.previous.model != "rules", "what was provisional was kept"
+        return by_rules
 
 
 @dataclass
@@ -116,6 +126,7 @@ class Stage:
     lookalikes: FakeLookalikes = field(default_factory=FakeLookalikes)
     quality: FakeAnalysis = field(default_factory=lambda: FakeAnalysis("data_quality"))
     lead: FakeAnalysis = field(default_factory=lambda: FakeAnalysis("lead_intel", reads="jobtitle", asks=True))
+    seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self.log = Log(self.world)
@@ -123,7 +134,7 @@ class Stage:
         self.aside = MemorySetAside(self.world)
         self.analyst = self.made()
 
-    def made(self, generation: int = 1, epoch: int = 1) -> Analyst:
+    def made(self, generation: int = 1, epoch: int = 1, rest: float = 0.0) -> Analyst:
         return Analyst(
             codec=self.log,
             publisher=self.log,
@@ -137,6 +148,8 @@ class Stage:
             epoch=epoch,
             generation=generation,
             now=lambda: NOW,
+            rest_seconds=rest,
+            clock=lambda: self.seconds,
         )
 
     async def see(self, *snapshots: RecordSnapshot, trace: str = "") -> list[Insight]:
@@ -491,3 +504,137 @@ async def test_what_is_kept_is_sealed(stage):
     assert b"jobtitle" not in kept.sealed
     opened = open_sealed((await keys([ref()]))[ref()], kept.sealed, purpose=PURPOSE)
     assert Insight.model_validate_json(opened) == named(stage.insights)["data_quality"]
+
+
+# Questions that rest
+
+
+@pytest.fixture
+def resting() -> Stage:
+    made = Stage(lead=CarryingAnalysis("lead_intel", reads="jobtitle", asks=True))
+    made.analyst = made.made(rest=45.0)
+    return made
+
+
+def record_key(stage: Stage) -> bytes:
+    return stage.log.raws(RECORDS)[0].key
+
+
+async def test_a_change_is_spoken_of_at_once_by_rules_and_asked_about_later(resting):
+    """INVARIANT: what people see is never older than the change, and what stays is the model's."""
+    again = await resting.analyst.handle(resting.log.put(RECORDS, snapshot(when=5)))
+    assert list(again) == [record_key(resting)]
+    assert 0 < again[record_key(resting)] <= 45.0
+    found = named(resting.insights)
+    assert (found["lead_intel"].model, found["lead_intel"].version, found["lead_intel"].as_of) == (
+        "rules",
+        (1, 0, 0),
+        at(5),
+    )
+    assert found["data_quality"].version == (1, 0, 1)
+    assert resting.gateway.callers == []
+    assert await resting.analyst.handle(resting.log.raws(RECORDS)) == {}
+    (last,) = resting.insights[2:]
+    assert (last.analysis, last.model, last.version) == ("lead_intel", "model-x", (1, 0, 1))
+
+
+async def test_what_came_while_it_rested_is_one_question(resting):
+    await resting.analyst.handle(resting.log.put(RECORDS, snapshot()))
+    for when in (1, 2, 3):
+        resting.log.put(RECORDS, snapshot(when=when, fields={"jobtitle": f"CEO {when}"}, changed=("jobtitle",)))
+    assert await resting.analyst.handle(resting.log.raws(RECORDS)) == {}
+    assert len(resting.gateway.callers) == 1
+    assert named(resting.insights)["lead_intel"].version == (1, 3, 1)
+    assert resting.lead.seen[-1].snapshot.changed == ("jobtitle",)
+
+
+async def test_a_record_rests_once_and_then_again_with_its_next_change(resting):
+    await resting.analyst.handle(resting.log.put(RECORDS, snapshot()))
+    await resting.analyst.handle(resting.log.raws(RECORDS))
+    assert await resting.analyst.handle(resting.log.put(RECORDS, snapshot(when=9, fields={"jobtitle": "CEO"})))
+
+
+async def test_a_process_that_knows_nothing_of_the_rest_lets_it_rest_anew_and_loses_nothing(resting):
+    await resting.analyst.handle(resting.log.put(RECORDS, snapshot()))
+    resting.analyst = resting.made(rest=45.0)
+    assert await resting.analyst.handle(resting.log.raws(RECORDS))
+    assert await resting.analyst.handle(resting.log.raws(RECORDS)) == {}
+    assert resting.insights[-1].model == "model-x"
+
+
+async def test_while_the_model_is_away_a_rested_record_stays_due(resting):
+    await resting.analyst.handle(resting.log.put(RECORDS, snapshot()))
+    resting.gateway.raises = ModelUnavailable("TIMEOUT", "no answer")
+    with pytest.raises(Unavailable):
+        await resting.analyst.handle(resting.log.raws(RECORDS))
+    resting.gateway.raises = None
+    assert await resting.analyst.handle(resting.log.raws(RECORDS)) == {}
+    assert resting.insights[-1].model == "model-x"
+
+
+async def test_an_edit_that_was_taken_back_while_it_rested_does_not_leave_the_provisional_word(resting):
+    """INVARIANT: the newest snapshot asks nothing new, and what was said of the one before must not stand for it."""
+    resting.analyst = resting.made()
+    await resting.see(snapshot(fields={"jobtitle": "CFO"}))
+    resting.analyst = resting.made(rest=45.0)
+    await resting.analyst.handle(resting.log.put(RECORDS, snapshot(when=1, fields={"jobtitle": "CEO"})))
+    assert resting.insights[-1].version.generation == 0
+    resting.log.put(RECORDS, snapshot(when=2, fields={"jobtitle": "CFO"}))
+    await resting.analyst.handle(resting.log.raws(RECORDS, 1, 3))
+    last = max((one for one in resting.insights if one.analysis == "lead_intel"), key=lambda one: one.version)
+    assert (last.version, last.model) == ((1, 2, 1), "model-x")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OutputInvalid("lead_intel", "PROSE", "no object"), QuotaSpent("tenant", NOW), InputRefused("declined")],
+    ids=lambda error: type(error).__name__,
+)
+async def test_nor_does_it_where_the_question_brought_no_answer(resting, error):
+    resting.analyst = resting.made()
+    await resting.see(snapshot(fields={"jobtitle": "CFO"}))
+    resting.analyst = resting.made(rest=45.0)
+    raws = resting.log.put(RECORDS, snapshot(when=1, fields={"jobtitle": "CEO"}))
+    await resting.analyst.handle(raws)
+    resting.gateway.raises = error
+    assert await resting.analyst.handle(raws) == {}
+    resting.gateway.raises = None
+    raws = resting.log.put(RECORDS, snapshot(when=2, fields={"jobtitle": "CFO"}))
+    await resting.analyst.handle(raws)
+    await resting.analyst.handle(raws)
+    last = max((one for one in resting.insights if one.analysis == "lead_intel"), key=lambda one: one.version)
+    assert (last.version, last.model) == ((1, 2, 1), "model-x")
+
+
+@pytest.mark.parametrize("reason", ["backfill", "replay", "set_aside", "fenced", "redrive"])
+async def test_only_somebodys_change_rests(resting, reason):
+    assert await resting.analyst.handle(resting.log.put(RECORDS, snapshot(reason=reason))) == {}
+    assert named(resting.insights)["lead_intel"].model == "model-x"
+
+
+async def test_an_analysis_that_cannot_speak_without_a_model_is_asked_at_once(stage):
+    stage.analyst = stage.made(rest=45.0)
+    assert await stage.analyst.handle(stage.log.put(RECORDS, snapshot())) == {}
+    assert named(stage.insights)["lead_intel"].model == "model-x"
+
+
+async def test_what_needs_no_model_does_not_rest(resting):
+    resting.lead.asks = False
+    assert await resting.analyst.handle(resting.log.put(RECORDS, snapshot())) == {}
+    assert {one.version for one in resting.insights} == {(1, 0, 1)}
+
+
+async def test_a_record_deleted_while_it_rested_has_its_provisional_insight_taken_back(resting):
+    await resting.analyst.handle(resting.log.put(RECORDS, snapshot()))
+    resting.log.put(RECORDS, snapshot(when=1, deleted=True, fields={}))
+    assert await resting.analyst.handle(resting.log.raws(RECORDS)) == {}
+    assert {one.analysis for one in resting.insights if one.retracted} == {"data_quality", "lead_intel"}
+    assert resting.gateway.callers == []
+
+
+def test_questions_of_a_tenant_that_wait_have_one_end_and_none_waits_too_long_or_not_at_all():
+    ends = {round(now + rest_of("acme", now, 45.0), 3) for now in (0.0, 5.0, 11.0)}
+    assert len(ends) <= 2
+    for now in range(0, 3_000, 7):
+        assert 4.5 <= rest_of("acme", now / 10, 45.0) <= 45.0
+    assert len({round(rest_of(f"tenant{n}", 0.0, 45.0)) for n in range(40)}) > 10, "tenants do not all ask at once"

@@ -286,8 +286,9 @@ async def test_an_edit_that_was_taken_back_is_heard_although_a_sweep_comes_with_
     stage.hubspot.save(ref(), read(1, jobtitle="CFO"))
     await stage.see(change(when=1))
     stage.hubspot.save(ref(), read(5, jobtitle="CFO"))
-    (swept,) = await stage.see(change(when=6, reason=reason, properties=()))
-    assert swept.reason == reason, "our own write moved the record's time: a sweep alone is no news"
+    swept = await stage.see(change(when=6, reason=reason, properties=()))
+    # Our own write moved the record's time: a sweep alone is no news, and a reconciliation publishes nothing then.
+    assert [found.reason for found in swept] == (["backfill"] if reason == "backfill" else [])
     stage.hubspot.save(ref(), read(9, jobtitle="CFO"))
     (found,) = await stage.see(change(when=9), change(when=10, reason=reason, properties=()))
     assert found.reason == "webhook"
@@ -520,3 +521,104 @@ async def test_an_account_that_was_registered_this_moment_is_looked_up_before_it
     stage.directory.registered_since["hubspot:2"] = stage.directory.accounts.pop("hubspot:2")
     assert len(await stage.see(change(new))) == 1
     assert stage.causes == []
+
+
+class Counted:
+    """Missed."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[str, str], int] = {}
+
+    async def note(self, found) -> None:
+        self.found.update(found)
+
+
+def reconciled(when: float, **more):
+    return change(when=when, properties=(), reason="reconcile", **more)
+
+
+@pytest.fixture
+def counted(stage) -> Counted:
+    found = Counted()
+    stage.hydrator._missed = found
+    return found
+
+
+async def test_a_change_that_no_webhook_told_is_published_and_counted_as_missed(stage, counted):
+    stage.hubspot.save(ref(), read(1, jobtitle="CFO"))
+    await stage.see(change(when=1))
+    stage.hubspot.save(ref(), read(400, jobtitle="CEO"))
+    (found,) = await stage.see(reconciled(400), topic=CHANGES_BULK)
+    assert (found.fields["jobtitle"], found.reason, found.lane) == ("CEO", "reconcile", "bulk")
+    assert counted.found == {("hubspot:1", "contact"): 1}
+
+
+async def test_our_own_write_is_nothing_that_was_missed_and_is_not_listed_twice(stage, counted):
+    stage.hubspot.save(ref(), read(1, jobtitle="CFO"))
+    await stage.see(change(when=1))
+    stage.hubspot.save(ref(), read(400, jobtitle="CFO", hookline_score="80", hs_lastmodifieddate="400"))
+    before = stage.state.rows[ref()]
+    assert await stage.see(reconciled(400), topic=CHANGES_BULK) == []
+    after = stage.state.rows[ref()]
+    assert counted.found == {}
+    assert after.read_at > before.read_at
+    assert replace(after, read_at=before.read_at) == before, "what was published is what counts, as before"
+
+
+async def test_what_a_webhook_told_in_the_same_batch_was_not_missed(stage, counted):
+    stage.hubspot.save(ref(), read(1, jobtitle="CFO"))
+    await stage.see(change(when=1), reconciled(1), topic=CHANGES_BULK)
+    assert counted.found == {}
+
+
+async def test_a_creation_and_a_deletion_that_nobody_told_were_missed_and_a_known_deletion_was_not(stage, counted):
+    stage.hubspot.save(ref("1"), read(1, jobtitle="CFO"))
+    (created,) = await stage.see(change(ref("1"), when=1, properties=(), reason="reconcile"), topic=CHANGES_BULK)
+    assert (created.id, counted.found) == ("1", {("hubspot:1", "contact"): 1})
+    counted.found.clear()
+    stage.hubspot.delete(ref("1"))
+    gone = change(ref("1"), when=500, kind="deleted", properties=(), reason="reconcile")
+    (told,) = await stage.see(gone, topic=CHANGES_BULK)
+    assert told.deleted
+    assert counted.found == {("hubspot:1", "contact"): 1}
+    counted.found.clear()
+    assert await stage.see(gone, topic=CHANGES_BULK) == []
+    assert counted.found == {}
+    assert stage.causes == []
+
+
+async def test_that_a_record_was_looked_at_takes_nothing_back_of_what_another_kept_meanwhile(stage, counted):
+    stage.hubspot.save(ref(), read(1, jobtitle="CFO"))
+    await stage.see(change(when=1))
+    other = replace(stage.state.rows[ref()], content=b"another", read_at=at(0.9))
+    load = stage.state.load
+
+    async def loads_and_another_keeps(refs):
+        found = await load(refs)
+        stage.state.rows[ref()] = other
+        return found
+
+    stage.state.load = loads_and_another_keeps
+    await stage.see(reconciled(400), topic=CHANGES_BULK)
+    assert stage.state.rows[ref()] == other
+
+
+async def test_a_reps_feedback_is_news_once_and_is_carried_by_the_snapshot(stage):
+    stage.hubspot.save(ref(), read(1, jobtitle="CFO"))
+    await stage.see(change(when=1))
+    said = {"feedback": "down", "feedback_note": "she left"}
+    stage.hubspot.save(ref(), replace(read(5, jobtitle="CFO"), feedback=said))
+    names = ("hookline_feedback", "hookline_feedback_note")
+    (found,) = await stage.see(*(change(when=5, properties=(name,)) for name in names))
+    assert (found.feedback, found.changed, found.fields) == (said, ("feedback",), {"jobtitle": "CFO"})
+    # The write-back that came of it moves the record's time and changes nothing.
+    stage.hubspot.save(ref(), replace(read(9, jobtitle="CFO"), feedback=said))
+    assert await stage.see(change(when=9, properties=())) == []
+
+
+async def test_feedback_that_the_crm_does_not_show_yet_is_read_again(stage):
+    stage.hubspot.save(ref(), read(1, jobtitle="CFO"))
+    await stage.see(change(when=1))
+    stage.world.now = at(60)
+    await stage.see(change(when=60, properties=("hookline_feedback",)))
+    assert stage.asides == {ref(): "READ_LAGGED"}

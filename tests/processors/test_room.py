@@ -72,3 +72,46 @@ async def test_one_place_alone_serves_everybody():
     await guests.come("a-1", "a-2")
     await guests.go("a-1")
     assert guests.inside == ["a-2"]
+
+
+async def test_bulk_work_takes_no_more_than_its_share_and_live_work_is_not_held_up_by_it():
+    share = 0.5
+    room = Room(8, bulk_share=lambda: share)
+    inside: list[str] = []
+    doors: dict[str, asyncio.Event] = {}
+
+    async def stay(name: str, *, bulk: bool) -> None:
+        async with room.of(name.partition("-")[0], bulk=bulk):
+            inside.append(name)
+            await doors.setdefault(name, asyncio.Event()).wait()
+
+    async def settle() -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    tasks = [asyncio.create_task(stay(f"noisy-{number}", bulk=True)) for number in range(9)]
+    await settle()
+    assert len(inside) == 4
+    tasks.append(asyncio.create_task(stay("quiet-1", bulk=False)))
+    await settle()
+    assert inside[-1] == "quiet-1"
+    share = 0.0
+    doors[inside[0]].set()
+    doors[inside[1]].set()
+    await settle()
+    assert len(inside) == 5, "it has two places left, which is what it always has"
+    doors[inside[2]].set()
+    await settle()
+    assert len(inside) == 6
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert room.free == 8
+
+
+async def test_a_tenant_that_is_to_give_way_keeps_two_places_and_leaves_the_others():
+    guests = Guests(Room(8, share_of_one=lambda: 0.1))
+    await guests.come(*(f"flood-{number}" for number in range(9)), "quiet-1", "quiet-2", "other-1")
+    assert guests.inside == ["flood-0", "flood-1", "quiet-1", "quiet-2", "other-1"]
+    await guests.go("flood-0")
+    assert guests.inside[-1] == "flood-2"

@@ -235,6 +235,12 @@ class MemoryHydratorState:
                 self.rows[record] = given.standing
         return contested
 
+    async def looked(self, rows: Mapping[RecordRef, tuple[datetime, datetime]]) -> None:
+        for record, (before, now) in rows.items():
+            there = self.rows.get(record)
+            if there is not None and there.read_at == before < now:
+                self.rows[record] = replace(there, read_at=now)
+
 
 @dataclass
 class MemoryAnalystState:

@@ -393,6 +393,22 @@ async def test_a_key_rests_after_it_was_handled_and_what_came_meanwhile_goes_tog
     assert calls[2][0] - calls[0][0] >= 0.2
 
 
+async def test_what_a_handler_wants_to_see_again_comes_again_and_is_committed_then() -> None:
+    consumer, calls = FakeConsumer(1), []
+
+    async def handler(raws) -> dict[bytes, float] | None:
+        calls.append([raw.offset for raw in raws])
+        return {b"a": 0.2} if len(calls) == 1 else None
+
+    async with pumping(consumer, handler):
+        consumer.append(0, b"a")
+        await until(lambda: calls)
+        assert consumer.committed == {}
+        consumer.append(0, b"a")
+        await until(lambda: consumer.committed == {ONE: 2})
+    assert calls == [[0], [0, 1]]
+
+
 async def test_pause_and_resume_are_counted_per_part() -> None:
     consumer, seen = FakeConsumer(1), []
 

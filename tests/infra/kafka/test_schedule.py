@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 )
 
 from infra.kafka.raw import RawMessage
-from infra.kafka.schedule import Batch, Schedule
+from infra.kafka.schedule import MOST_HELD_BACK, Batch, Schedule
 
 PARTITIONS = [("live", 0), ("live", 1), ("bulk", 0)]
 KEYS = [b"a", b"b", b"c", None]
@@ -103,6 +103,26 @@ class Schedules(RuleBasedStateMachine):
         for key in batch.keys:
             if isinstance(key, bytes):
                 self.finished_at[key] = self.now
+
+    @rule(batch=consumes(taken), data=st.data())
+    def see_again(self, batch: Batch, data: st.DataObject) -> None:
+        """Some of its keys are to come again: nothing of them counts as handled."""
+        if batch not in self.running:
+            return
+        self.running.remove(batch)
+        keys = sorted(key for key in batch.keys if isinstance(key, bytes))
+        again = {key: 3.0 for key in keys if data.draw(st.booleans())}
+        for held in batch.messages:
+            place = (held.raw.topic, held.raw.partition)
+            if held.key in again:
+                self.last_started[place, held.raw.key] = min(
+                    held.raw.offset - 1, self.last_started.get((place, held.raw.key), held.raw.offset)
+                )
+            else:
+                self.handled[place].add(held.raw.offset)
+                self.effects += 1
+        self.schedule.finish(batch, self.now, again)
+        self.finished_at.update(dict.fromkeys(keys, self.now))
 
     @rule()
     def commit(self) -> None:
@@ -216,6 +236,56 @@ def test_a_first_message_goes_at_once_and_what_follows_rests_and_goes_together()
     assert found.take(15.9, 10) is None
     assert found.next_wake() == 16.0
     assert [held.raw.offset for held in found.take(16.0, 10).messages] == [1, 2]
+
+
+def test_what_is_to_come_again_waits_uncommitted_and_comes_with_what_has_come_meanwhile() -> None:
+    """INVARIANT: a question that rests is in no commit. If it breaks, a crash leaves a record without its insight."""
+    found = schedule()
+    found.arrive(message("t", 0, 0, b"a"), 10.0)
+    found.arrive(message("t", 0, 1, b"b"), 10.0)
+    found.finish(found.take(10.0, 10), 11.0, {b"a": 40.0})
+    assert found.committable() == {}
+    found.arrive(message("t", 0, 2, b"a"), 12.0)
+    found.arrive(message("t", 0, 3, b"c"), 12.0)
+    assert [held.raw.offset for held in found.take(12.0, 10).messages] == [3]
+    assert found.next_wake() == 51.0
+    assert found.take(50.9, 10) is None
+    batch = found.take(51.0, 10)
+    assert [held.raw.offset for held in batch.messages] == [0, 2]
+    found.finish(batch, 51.0)
+    assert found.committable() == {("t", 0): 3}
+
+
+def test_rests_of_different_lengths_end_in_their_own_order() -> None:
+    found = schedule()
+    for offset, key in enumerate((b"long", b"short")):
+        found.arrive(message("t", 0, offset, key), 0.0)
+    found.finish(found.take(0.0, 10), 0.0, {b"long": 30.0, b"short": 10.0})
+    assert found.next_wake() == 10.0
+    assert [held.raw.offset for held in found.take(10.0, 10).messages] == [1]
+    assert found.next_wake() == 30.0
+
+
+def test_what_comes_again_is_dropped_with_its_partition() -> None:
+    found = schedule()
+    found.arrive(message("t", 0, 0, b"a"), 0.0)
+    batch = found.take(0.0, 10)
+    found.revoke([("t", 0)])
+    found.finish(batch, 0.0, {b"a": 5.0})
+    found.fence([("t", 0)])
+    assert (found.messages, found.bytes) == (0, 0)
+    assert found.take(6.0, 10) is None
+
+
+def test_rests_end_early_when_too_much_that_is_finished_waits_for_them_to_be_committed() -> None:
+    """INVARIANT: what is handled again after a crash is bounded, however long a question may rest."""
+    found = schedule(max_messages=10_000)
+    found.arrive(message("t", 0, 0, b"rests"), 0.0)
+    found.finish(found.take(0.0, 10), 0.0, {b"rests": 1000.0})
+    for offset in range(1, MOST_HELD_BACK + 2):
+        found.arrive(message("t", 0, offset, b"%d" % offset), 1.0)
+        found.finish(found.take(1.0, 1), 1.0)
+    assert [held.raw.key for held in found.take(2.0, 10).messages] == [b"rests"]
 
 
 def test_over_the_bounds_resting_keys_go_early_so_that_memory_is_bounded() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from infra.keyring import seal
 from infra.unavailable import Unavailable
+from llm_gateway.policy import REPLAYS
 from llm_gateway.prompt import Answer, Caller, Prompt, QuotaSpent
 from processors.analyses.lead_intel import PLUGIN
 from processors.analyst import PURPOSE, Analyst, AsInstalled
@@ -91,7 +92,7 @@ async def test_a_shadow_keeps_and_publishes_nothing() -> None:
 async def test_a_replay_asks_on_the_bulk_lane_and_on_nobodys_quota() -> None:
     world = Replaying()
     await world.analyst().handle(world.log.put(RECORDS, snapshot(edited_by="userId:7")))
-    assert [(caller.lane, caller.user) for caller in world.door.callers] == [("bulk", "")]
+    assert [(caller.lane, caller.user) for caller in world.door.callers] == [("bulk", REPLAYS)]
 
 
 async def test_a_spent_quota_makes_it_wait_and_sets_nothing_aside() -> None:

@@ -1,0 +1,77 @@
+"""Bulk work gives way to live work, gets on all the same, and has everything when it is alone."""
+
+from __future__ import annotations
+
+from infra.kafka.giving_way import LEAST, LIVE_SECONDS, TICKS, GivingWay
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def ticks(way: GivingWay, late: float, rounds: int = 1) -> None:
+    for _ in range(rounds * TICKS):
+        way.tick(late)
+
+
+def test_without_live_work_the_share_is_whole_however_busy_the_loop():
+    way = GivingWay(clock=Clock())
+    ticks(way, 0.5, 20)
+    assert way.share == 1.0
+
+
+def test_late_timers_shrink_it_while_live_work_is_under_way_but_never_to_nothing():
+    clock = Clock()
+    way = GivingWay(clock=clock)
+    way.saw_live()
+    ticks(way, 0.5)
+    first = way.share
+    ticks(way, 0.5, 50)
+    assert 1.0 > first > way.share == LEAST
+    ticks(way, 0.0, 50)
+    assert way.share == 1.0
+
+
+def test_a_single_pause_says_nothing():
+    way = GivingWay(clock=Clock())
+    way.saw_live()
+    for _ in range(10):
+        way.tick(0.5)
+        for _ in range(TICKS - 1):
+            way.tick(0.0)
+    assert way.share == 1.0
+
+
+def test_live_work_counts_for_a_while():
+    clock = Clock()
+    way = GivingWay(clock=clock)
+    way.saw_live()
+    ticks(way, 0.5)
+    clock.now += LIVE_SECONDS + 0.1
+    assert way.share == 1.0
+
+
+async def test_a_turn_rests_in_proportion_to_its_work():
+    clock = Clock()
+    way = GivingWay(clock=clock)
+    async with way.turn():
+        clock.now += 100.0
+    # Alone it rests not at all, or this test would have taken seconds.
+    assert clock.now == 200.0
+
+
+def test_a_tenant_gives_way_only_while_another_one_has_live_work():
+    clock = Clock()
+    way = GivingWay(clock=clock)
+    ticks(way, 0.5)
+    way.saw_live(["noisy"])
+    way.saw_live(["noisy"])
+    assert way.share_of_one == 1.0
+    way.saw_live(["quiet"])
+    assert way.share_of_one < 1.0
+    clock.now += LIVE_SECONDS + 0.1
+    way.saw_live(["quiet"])
+    assert way.share_of_one == 1.0
