@@ -40,7 +40,7 @@ clean: ## Remove .venv and all embedded data of this checkout
 	@rm -rf .venv .hookline
 
 ##@ Work on it
-.PHONY: check format lint types contracts test-unit test-connected
+.PHONY: check format lint types contracts pubsub-stubs test-unit test-connected
 check: lint types contracts ## All that CI checks before the tests
 
 lint: setup ## Formatting and lint rules
@@ -52,6 +52,9 @@ types: setup ## Strict types
 
 contracts: setup ## Who may import whom
 	@$(BIN)/lint-imports --no-cache
+
+pubsub-stubs: setup ## The stubs of Salesforce's Pub/Sub API, from its vendor's .proto
+	@$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. infra/pubsub_api/pubsub_api.proto
 
 format: setup ## Format, and mend what can be mended
 	@$(BIN)/ruff check --fix-only --quiet . || true
@@ -109,7 +112,7 @@ bench-quality: setup ## Precision and recall of duplicates and data defects
 
 .PHONY: bench-backlog bench-flood
 bench-backlog: setup ## A backlog drains, stage by stage, beside bare loops: CHANGES=1000000 RECORDS=200000
-	@$(BIN)/python -m bench.backlog --changes $(or $(CHANGES),1000000) --records $(or $(RECORDS),200000) --chart docs/backlog-memory.svg
+	@$(BIN)/python -m bench.backlog --changes $(or $(CHANGES),1000000) --records $(or $(RECORDS),200000) --chart docs/backlog-memory.svg --result docs/backlog.json
 
 bench-flood: setup ## What one tenant's flood, revoked token and spent quota cost another: CHANGES=100000
 	@$(BIN)/python -m bench.flood --changes $(or $(CHANGES),100000) --records $(or $(RECORDS),5000)

@@ -62,11 +62,7 @@ class Child:
 
     def cpu_seconds(self) -> float:
         """CPU time that it has used, all threads; 0 where the system does not tell."""
-        try:
-            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return 0.0
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds_of(self.pid)
 
     def stop(self) -> None:
         """SIGTERM, and SIGKILL if that is not enough; may be called twice."""
@@ -89,6 +85,15 @@ class Child:
 
     def _tail(self) -> str:
         return self.log.read_text(errors="replace")[-2_000:]
+
+
+def cpu_seconds_of(pid: int) -> float:
+    """CPU time that a process has used, all threads; 0 where the system does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def machine_seconds() -> tuple[float, float]:

@@ -50,7 +50,7 @@ def house(folder: Path, **more: str) -> Iterator[House]:
                 Settings(kafka_url=addresses.kafka_url, kafka_partitions=6, kafka_replication=1, _env_file=None)
             )
         )
-        with open_house(addresses, folder, **settings) as opened:
+        with open_house(addresses, folder, events=False, **settings) as opened:
             yield opened
 
 

@@ -11,10 +11,13 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from console import account_events
 from console import connect as connecting
 from console.accounts_budget import budget
 from console.accounts_check import Point
 from console.accounts_check import check as checked
+from console.accounts_reconcile import comparisons
+from console.accounts_reconcile import told as compared
 from console.endpoints import find
 from console.runtime import ConsoleError, need, out, registry, run
 from console.status_accounts import health
@@ -28,6 +31,7 @@ app = typer.Typer(help="Accounts: HubSpot portals and Salesforce orgs.", no_args
 
 CRMS = ("hubspot", "salesforce")
 app.command("connect")(connecting.connect)
+app.command("events")(account_events.events)
 
 
 @app.command("add")
@@ -276,13 +280,16 @@ def _when(value: Any) -> str:
 def show(id_: Annotated[str, typer.Argument(metavar="ACCOUNT", help="e.g. hubspot:145883449")]) -> None:
     """One account; credentials are never shown."""
 
-    async def command() -> tuple[Account, list[str], list[str]]:
+    async def command() -> tuple[Account, list[str], list[str], list[str]]:
         async with registry() as (found, settings, engine, keyring):
             account = await found.account(id_)
             wrong = await health(Sight(settings, engine, found, keyring), account)
-            return account, wrong, await budget(settings, account.id)
+            heard = await account_events.told(found, engine, account.id)
+            missed.extend(compared(await comparisons(engine, account.id)))
+            return account, wrong, await budget(settings, account.id), heard
 
-    account, wrong, calls = run(command)
+    missed: list[str] = []
+    account, wrong, calls, heard = run(command)
     out.print(f"account        {account.id}\nname           {account.name or '-'}\ntenant         {account.tenant}")
     out.print(f"state          {account.state}" + (f": {account.state_reason}" if account.state_reason else ""))
     out.print(
@@ -293,5 +300,9 @@ def show(id_: Annotated[str, typer.Argument(metavar="ACCOUNT", help="e.g. hubspo
     out.print(f"last delivery  {_when(account.last_delivery_at)}\nlast insight   {_when(account.last_insight_at)}")
     for place, line in enumerate(calls):
         out.print(f"{'calls' if not place else '':<14} {line}", markup=False)
+    for place, line in enumerate(heard):
+        out.print(f"{'events' if not place else '':<14} {line}", markup=False, soft_wrap=True)
+    for place, line in enumerate(missed):
+        out.print(f"{'missed' if not place else '':<14} {line}", markup=False, soft_wrap=True)
     for place, line in enumerate(wrong or ["good"]):
         out.print(f"{'health' if not place else '':<14} {line}", markup=False)

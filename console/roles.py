@@ -49,6 +49,14 @@ def build(settings: Settings, name: RoleName, parts: Parts) -> RoleApp:  # noqa:
             from console.api.app import build_app as api
 
             return api(settings, parts)
+        case "reconciler":
+            from ingress.reconcile.app import build_app as reconciler
+
+            return reconciler(settings, parts)
+        case "salesforce-events":
+            from ingress.pubsub.app import build_app as salesforce_events
+
+            return salesforce_events(settings, parts)
         case "gateway":
             from llm_gateway.server.app import GatewayServer
 

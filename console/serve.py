@@ -31,8 +31,8 @@ from infra.local.engine import StackError
 from infra.local.stack import Addresses, EmbeddedStack
 from infra.settings import ROLES, Role, Settings, require, variable
 
-EVERY: tuple[Role, ...] = (*ROLES, "api")
-"""The stages of the journey, and the HTTP API beside them."""
+EVERY: tuple[Role, ...] = (*ROLES, "salesforce-events", "reconciler", "api")
+"""The stages of the journey, who fetches Salesforce's events, who looks after what was not told, and the HTTP API beside them."""
 GATEWAY: Role = "gateway"
 """Stands alone: it needs a provider's key and no Kafka."""
 LOOK_EVERY_SECONDS = 1.0

@@ -13,6 +13,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from console.account_events import stream_troubles
+from console.accounts_reconcile import REMEDY, recently_missed
 from console.dead_letters.filter import IS_OPEN
 from console.dead_letters.index import Index
 from console.dead_letters.showing import remedy as letter_remedy
@@ -37,6 +39,10 @@ async def troubles(sight: Sight, account: str = "") -> dict[str, list[dict[str, 
         found.setdefault(row["account"], []).append(
             {"what": "set aside", "cause": row["cause"], "records": row["records"], "remedy": row["remedy"]}
         )
+    for of, records in (await recently_missed(sight.engine, account)).items():
+        found.setdefault(of, []).append(
+            {"what": "changes that no webhook told", "cause": "", "records": records, "remedy": REMEDY}
+        )
     columns = (dead_letters.c.account, dead_letters.c.cause)
     wanted = [IS_OPEN, dead_letters.c.account == account if account else dead_letters.c.account != ""]
     async with sight.engine.connect() as connection:
@@ -48,6 +54,8 @@ async def troubles(sight: Sight, account: str = "") -> dict[str, list[dict[str, 
                 found.setdefault(of, []).append(
                     {"what": "dead letters", "cause": cause, "records": count, "remedy": letter_remedy(cause)}
                 )
+    for of, streams in (await stream_troubles(sight.engine, account)).items():
+        found.setdefault(of, []).extend(streams)
     return found
 
 

@@ -38,6 +38,7 @@ SENDS: dict[str, tuple[Topic[Any], ...]] = {
     "hydrator": (RECORDS, CHANGES, CHANGES_BULK, DEAD_LETTERS),
     "analyst": (INSIGHTS, CHANGES, DEAD_LETTERS),
     "sinks": (DEAD_LETTERS,),
+    "reconciler": (CHANGES_BULK,),
     "console": (DELIVERIES, CHANGES_BULK, INSIGHTS_REDRIVEN),
 }
 """Role → topics that it writes; the console redrives, imports and replays."""

@@ -36,14 +36,27 @@ DUPLICATES = _counter("hookline_duplicates_total", "Events that were dropped bec
 OVER_RATE = _counter("hookline_changes_over_rate_total", "Changes that went to the bulk lane because their tenant was over its rate.", "source")  # fmt: skip
 OWN_EVENTS = _counter("hookline_own_events_total", "Events on our own properties, dropped unread.", "source")
 UNREAD_EVENTS = _counter("hookline_unread_events_total", "Events that no analysis reads, and empty deliveries: dropped, by reason.", "source", "reason")  # fmt: skip
+RECONCILED = _counter("hookline_reconciled_total", "Records that a CRM listed as changed, by what became of them: known, announced.", "crm", "outcome")  # fmt: skip
 REFUSALS_UNRECORDED = _counter("hookline_refusals_unrecorded_total", "Refusals that never reached the admin's list, because PostgreSQL was away for too long.")  # fmt: skip
+
+# change events
+EVENTS = _counter(
+    "hookline_salesforce_events_total", "Change events of Salesforce that lie on crm.deliveries, acknowledged."
+)
+EVENT_STREAMS = _gauge("hookline_salesforce_event_streams", "Streams that this process owns, by state (streaming, or why not).", "state")  # fmt: skip
+EVENT_STREAM_ENDS = _counter("hookline_salesforce_event_stream_ends_total", "Ends of streams, by gRPC's code, or FENCED, SILENT (no sign of life), KAFKA, POSTGRES, ACCOUNT.", "why")  # fmt: skip
+EVENT_CHECKPOINTS = _counter("hookline_salesforce_event_checkpoints_total", "Checkpoints, by outcome: ok, fenced (another owns the stream).", "outcome")  # fmt: skip
+EVENT_BEHIND_SECONDS = _gauge("hookline_salesforce_events_behind_seconds", "Of this process's streams the one furthest behind: how long ago what it heard last was committed.")  # fmt: skip
+RESYNCS = _counter("hookline_salesforce_resyncs_total", "Objects that were read again as a whole, by cause.", "cause")
+RESYNC_RECORDS = _counter("hookline_salesforce_resync_records_total", "Records that these readings announced.")
 
 # processors
 SNAPSHOTS = _counter("hookline_snapshots_total", "What the hydrator found for a record: published, unchanged, gone, refused, set_aside, erased.", "object", "outcome")  # fmt: skip
 COALESCED = _counter(
     "hookline_changes_coalesced_total", "Changes that were folded into another one of the same record."
 )
-INSIGHTS = _counter("hookline_insights_total", "Insights, by analysis and outcome: published, unchanged, not_enough_data, refused, set_aside.", "analysis", "outcome")  # fmt: skip
+MISSED = _counter("hookline_missed_total", "Changes that no webhook told and a reconciliation found.", "object")
+INSIGHTS = _counter("hookline_insights_total", "Insights, by analysis and outcome: published, provisional (by rules, while the question rests), unchanged, not_enough_data, refused, set_aside.", "analysis", "outcome")  # fmt: skip
 INSIGHT_SECONDS = _histogram("hookline_insight_seconds", "Time that one analysis took.", "analysis", buckets=_SLOW)
 CLAIMS_DROPPED = _counter("hookline_claims_dropped_total", "Claims that cited what is not on the record, and were dropped.", "analysis")  # fmt: skip
 
@@ -57,6 +70,14 @@ MODEL_SECONDS = _histogram(
 MODEL_TOKENS = _counter(
     "hookline_model_tokens_total", "Tokens, by direction (input, output).", "provider", "model", "direction"
 )
+# After OpenTelemetry's conventions for generative AI, as its exporter to Prometheus spells them (buckets are the conventions').
+# https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/
+_GENAI_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+_GENAI_TOKENS = (1, 4, 16, 64, 256, 1_024, 4_096, 16_384, 65_536, 262_144, 1_048_576, 4_194_304, 16_777_216, 67_108_864)
+_GENAI_LABELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
+GENAI_DURATION = _histogram("gen_ai_client_operation_duration_seconds", "OpenTelemetry's gen_ai.client.operation.duration: one attempt at a model; of a stream, until its end.", *_GENAI_LABELS, "error_type", buckets=_GENAI_SECONDS)  # fmt: skip
+GENAI_TOKENS = _histogram("gen_ai_client_token_usage", "OpenTelemetry's gen_ai.client.token.usage: tokens of one answer, input and output.", *_GENAI_LABELS, "gen_ai_response_model", "gen_ai_token_type", buckets=_GENAI_TOKENS)  # fmt: skip
+GENAI_FIRST_CHUNK = _histogram("gen_ai_client_operation_time_to_first_chunk_seconds", "OpenTelemetry's gen_ai.client.operation.time_to_first_chunk: until a stream's first chunk.", *_GENAI_LABELS, buckets=_GENAI_SECONDS)  # fmt: skip
 MODEL_COST = _counter("hookline_model_cost_usd_total", "What the answers cost, in US dollars.", "provider", "model")
 MODEL_CACHE = _counter(
     "hookline_model_cache_total", "Questions that the cache answered (hit) or not (miss).", "outcome"
@@ -64,6 +85,7 @@ MODEL_CACHE = _counter(
 MODEL_OUTPUTS = _counter("hookline_model_outputs_total", "Answers of a model, by what they were worth: VALID, or why not (EMPTY, PROSE, TRUNCATED, SCHEMA, REFUSED).", "prompt", "outcome")  # fmt: skip
 MODEL_WITHHELD = _counter("hookline_model_withheld_total", "Questions that got no answer, by cause: QuotaSpent, RateLimited, InputRefused, OutputInvalid, or what was unavailable.", "analysis", "cause")  # fmt: skip
 MODEL_CASCADES = _counter("hookline_model_cascades_total", "Answers of a model that is not the last of its rule's tiers: accepted, passed_on (not grounded or confident enough), unanswered.", "prompt", "outcome")  # fmt: skip
+MODEL_JOINED = _counter("hookline_model_joined_total", "Questions that shared a call with another question about the same record.")  # fmt: skip
 MODEL_FALLBACKS = _counter("hookline_model_fallbacks_total", "Questions that went on to the next model of a tier, by who could not answer and why.", "provider", "model", "cause")  # fmt: skip
 
 MODEL_WAITING = _gauge("hookline_model_waiting", "Questions of this process that wait for their turn.")

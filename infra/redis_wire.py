@@ -236,6 +236,21 @@ class Wire:
                 raise each
         return answers
 
+    async def evaluate(self, packed: bytes) -> Any:
+        """The answer to one packed call of a script, which is given to Redis again if that forgot it. Raises RedisAway, also
+        for an answer that is an error.
+        """
+        try:
+            return await self.send(packed)
+        except RedisError as error:
+            if not str(error).startswith("NOSCRIPT"):
+                raise RedisAway(f"Redis refused a command ({str(error)[:80]})") from error
+        await self.load()
+        try:
+            return await self.send(packed)
+        except RedisError as error:
+            raise RedisAway(f"Redis refused a command ({str(error)[:80]})") from error
+
     async def load(self) -> None:
         """Give Redis the scripts, which it forgets when it restarts."""
         await asyncio.gather(*(self.send(pack(("SCRIPT", "LOAD", each.text))) for each in self._scripts.values()))

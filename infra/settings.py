@@ -15,7 +15,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-Role = Literal["ingress", "translator", "hydrator", "analyst", "sinks", "api", "gateway"]
+Role = Literal[
+    "ingress", "translator", "hydrator", "analyst", "sinks", "api", "gateway", "reconciler", "salesforce-events"
+]
 ROLES: tuple[Role, ...] = ("ingress", "translator", "hydrator", "analyst", "sinks")
 
 
@@ -141,6 +143,11 @@ class Settings(BaseSettings):
         ge=3,
         description="A listening socket that was handed down (its file descriptor); set by `hookline serve ingress --workers`.",
     )
+    ingress_lifeline: int | None = Field(
+        default=None,
+        ge=3,
+        description="A pipe that ends with the parent process (its file descriptor): the worker then drains and ends, too; set by `hookline serve ingress --workers`.",
+    )
     ingress_refused_hours: int = Field(
         default=24,
         ge=0,
@@ -205,6 +212,23 @@ class Settings(BaseSettings):
         description="Part of an account's API calls of a day that a backfill may cause, reading included.",
     )
 
+    # Reconciliation
+    reconcile_every_seconds: float = Field(
+        default=900.0,
+        ge=0,
+        description="How often each account is asked for changes that no webhook told; 0: never.",
+    )
+    reconcile_grace_seconds: float = Field(
+        default=120.0,
+        ge=0,
+        description="A change younger than this is left for the next comparison: its webhook may still be under way.",
+    )
+    reconcile_overlap_seconds: float = Field(
+        default=300.0,
+        ge=0,
+        description="So much of the stretch before is compared again, for a CRM's clock and the delay of its search index.",
+    )
+
     # Lanes
     tenant_changes_per_second: int = Field(
         default=100,
@@ -231,6 +255,16 @@ class Settings(BaseSettings):
         default=5_000, ge=1, description="Messages a role holds at most; then it pauses its consumer."
     )
     max_in_flight_bytes: int = Field(default=64 * 1024 * 1024, ge=1_000_000, description="Bytes a role holds at most.")
+    salesforce_events_url: str = Field(
+        default="https://api.pubsub.salesforce.com:7443",
+        description="Salesforce's Pub/Sub API; `https://api.deu.pubsub.salesforce.com:7443` keeps an EU org's events in the EU. "
+        "`http://`, without TLS, in development alone.",
+    )
+    salesforce_events_lease_seconds: float = Field(
+        default=30.0,
+        ge=1,
+        description="How long a replica owns an org's event stream without renewing it; another takes over after that.",
+    )
     crm_timeout_seconds: float = Field(default=20.0, gt=0, description="Read timeout of a CRM call.")
     crm_concurrency: int = Field(default=4, ge=1, description="CRM calls at once per account and process.")
     crm_free_share: float = Field(
@@ -284,11 +318,18 @@ class Settings(BaseSettings):
         default=None,
         description="TOML file with tiers of models and rules that choose among them, instead of the two above.",
     )
+    question_rest_seconds: float = Field(
+        default=45.0,
+        ge=0,
+        le=600,
+        description="How long a question about somebody's change may wait for further changes and for others of its tenant; meanwhile "
+        "rules speak. 0: every change is asked about at once. Without a model (`offline`) nothing waits.",
+    )
     pack_items: int = Field(
-        default=8, ge=1, le=50, description="Most questions of one kind and tenant that share a call; 1: none do."
+        default=14, ge=1, le=50, description="Most questions of one tenant that share a call; 1: none do."
     )
     pack_seconds: float = Field(
-        default=0.02, ge=0, le=5, description="How long a question waits for others of its kind to share a call with."
+        default=0.1, ge=0, le=5, description="How long a question waits for others of its tenant to share a call with."
     )
     pack_tokens: int = Field(
         default=12_000, ge=1_000, description="Most tokens of input that questions which share a call have together."
@@ -300,6 +341,11 @@ class Settings(BaseSettings):
     model_tokens_per_minute: int = Field(default=250_000, ge=1, description="Per tenant.")
     model_requests_per_day: int = Field(default=500_000, ge=1, description="Per tenant and day (UTC).")
     user_requests_per_day: int = Field(default=50_000, ge=1, description="Per user and day (UTC).")
+    replay_requests_per_day: int = Field(
+        default=100_000,
+        ge=1,
+        description="Of all replays of a tenant together, per day (UTC); they count against the tenant's quota as well.",
+    )
     cache_ttl_seconds: int = Field(default=7 * 86_400, ge=0, description="How long an answer is kept; 0 keeps none.")
     model_tokens_per_day: int = Field(default=0, ge=0, description="Per tenant and day (UTC); 0: no limit.")
     model_dollars_per_day: float = Field(default=0.0, ge=0, description="Per tenant and day (UTC); 0: no limit.")
@@ -339,6 +385,10 @@ class Settings(BaseSettings):
     )
     gateway_max_body_bytes: int = Field(
         default=20 * 1024 * 1024, ge=1_024, description="Largest chat request that `serve gateway` takes."
+    )
+    gateway_content_in_spans: bool = Field(
+        default=False,
+        description="Spans of questions to models hold their words and the answers' (customers' text): for development.",
     )
 
     # Sinks
@@ -404,6 +454,8 @@ _NEEDS: dict[Role, tuple[str, ...]] = {
     "sinks": ("kafka_url", "database_url", "master_keys"),
     "api": ("kafka_url", "database_url", "redis_url", "master_keys"),
     "gateway": ("database_url", "redis_url", "master_keys", "groq_api_key"),
+    "reconciler": ("kafka_url", "database_url", "redis_url", "master_keys"),
+    "salesforce-events": ("kafka_url", "database_url", "master_keys"),
 }
 
 
@@ -425,6 +477,8 @@ def problems(settings: Settings, needs: Sequence[str]) -> list[str]:
             f"{variable('sandbox_url')} points at the sandbox CRM, which production refuses: unset it, "
             "or set HOOKLINE_ENVIRONMENT=development on a machine without customers' data"
         )
+    if settings.salesforce_events_url.startswith("http://") and settings.environment == "production":
+        found.append(f"{variable('salesforce_events_url')} is without TLS, which production refuses: use https://")
     found += _sender_problems(settings)
     if settings.kafka_security.startswith("SASL") and not (settings.kafka_username and settings.kafka_password):
         found.append(f"{settings.kafka_security} needs HOOKLINE_KAFKA_USERNAME and HOOKLINE_KAFKA_PASSWORD")

@@ -7,6 +7,7 @@ in a log line or a span: events have names, and their fields are ids, counts, ca
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from functools import cache
 from typing import Any
@@ -25,6 +26,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from infra.settings import Settings
 
 _PROPAGATOR = TraceContextTextMapPropagator()
+_UNFOLLOWED = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-00")
 _LIBRARIES = ("aiokafka", "faststream", "uvicorn", "hubspot", "urllib3", "httpx", "httpcore")
 
 
@@ -96,7 +98,21 @@ def traceparent() -> str:
 
 def continue_trace(traceparent: str) -> Context:
     """The context to start a span in that goes on with `traceparent`; a fresh one when it is empty or unreadable."""
+    ids = _UNFOLLOWED.fullmatch(traceparent)
+    if ids is not None and int(ids[1], 16) and int(ids[2], 16):
+        # What the propagator would make of it, for a fifth of the price: of a backlog's messages nearly all are such.
+        return trace.set_span_in_context(
+            trace.NonRecordingSpan(trace.SpanContext(int(ids[1], 16), int(ids[2], 16), is_remote=True)), Context()
+        )
     return _PROPAGATOR.extract({"traceparent": traceparent}, context=Context())
+
+
+def is_followed(traceparent: str) -> bool:
+    """Whether a span that goes on with `traceparent` is kept: no, where whoever began the trace decided against it.
+
+    Asked before a span is made, for making one that nobody keeps costs as much as a small message does.
+    """
+    return not traceparent.endswith("-00")
 
 
 def _traces_url(endpoint: str) -> str:

@@ -7,6 +7,7 @@ It returns only when each insight is written, known to be stale, set aside or a 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -18,7 +19,7 @@ from infra.kafka.letters import is_for
 from infra.kafka.ports import LaysAside, Opens
 from infra.kafka.raw import Raw
 from infra.set_aside import Aside, SetAsideStore
-from infra.telemetry import continue_trace, tracer
+from infra.telemetry import continue_trace, is_followed, tracer
 from schemas.envelope import Envelope, EnvelopeError
 from schemas.insight import Insight
 from schemas.topics import INSIGHTS
@@ -56,7 +57,7 @@ class Dispatcher:
         wanted = [found for found in opened if self._destination.accepts(found.payload)]
         if not self._destination.keeps_history:
             kept = set(newest([found.payload for found in wanted]).values())
-            self._count(Stale(), len(wanted) - len(kept))
+            self._count(Stale, len(wanted) - len(kept))
             wanted = [found for place, found in enumerate(wanted) if place in kept]
         if not wanted:
             return
@@ -73,14 +74,15 @@ class Dispatcher:
     async def _settle(self, done: Sequence[tuple[Received[Insight], Outcome]], began: int) -> None:
         aside: dict[tuple[object, str], Aside] = {}
         now = datetime.now(UTC)
+        seconds = metrics.END_TO_END_SECONDS.labels(self._destination.name)
+        for kind, times in Counter(type(outcome) for _, outcome in done).items():
+            self._count(kind, times)
         for received, outcome in done:
             insight = received.payload
-            self._count(outcome)
-            span = self._span(received, outcome, began)
+            if is_followed(received.envelope.traceparent):
+                self._span(received, outcome, began).end()
             if isinstance(outcome, Written) and not insight.retracted:
-                metrics.END_TO_END_SECONDS.labels(self._destination.name).observe(
-                    max(0.0, (now - insight.as_of).total_seconds())
-                )
+                seconds.observe(max(0.0, (now - insight.as_of).total_seconds()))
             elif isinstance(outcome, Refused):
                 await self._publisher.dead_letter(
                     received.raw,
@@ -95,7 +97,6 @@ class Dispatcher:
             elif isinstance(outcome, Later):
                 metrics.SET_ASIDE.labels(self.stage, outcome.cause).inc()
                 aside[insight.ref, outcome.cause] = Aside(insight.ref, self.stage, outcome.cause, outcome.retry_after)
-            span.end()
         if aside:
             await self._set_aside.put(list(aside.values()))
 
@@ -116,9 +117,9 @@ class Dispatcher:
             },
         )
 
-    def _count(self, outcome: Outcome, times: int = 1) -> None:
+    def _count(self, outcome: type[Outcome], times: int) -> None:
         if times:
-            metrics.WRITES.labels(self._destination.name, NAMES[type(outcome)]).inc(times)
+            metrics.WRITES.labels(self._destination.name, NAMES[outcome]).inc(times)
 
 
 def record_of(raw: Raw) -> bytes:

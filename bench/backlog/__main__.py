@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from types import FrameType
@@ -25,8 +26,9 @@ from typing import Any
 import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import CommitFailedError
 
-from bench.backlog import chart, feed, floor, portal
+from bench.backlog import chart, feed, floor, portal, shapes
 from bench.backlog.drain import SHORT_TURN_SECONDS, Drained, Offsets, Side, alone, drain
 from bench.children import Child
 from bench.failure import BenchError
@@ -34,7 +36,7 @@ from bench.journey import Setting
 from console.runtime import ConsoleError
 from console.serve import bring_up_to_date
 from infra.accounts import Registry
-from infra.crm import hubspot_shapes as shapes
+from infra.crm.hubspot_shapes import ACTIVITIES, RELATED
 from infra.database.engine import build_engine
 from infra.kafka.broker import Publisher
 from infra.kafka.codec import Codec
@@ -60,6 +62,12 @@ ROLES = {
 """Stage → role, group and topic."""
 FLOORS = dict(zip(ROLES, floor.TOPICS, strict=True))
 REPLICAS = (1, 2, 4)
+FLOOR_TURNS = {"analyst": 0.2, "postgres": 0.2}
+"""Seconds of a turn of these bare loops, which would be done before there were turns to compare."""
+RECORDS_A_TURN_SECOND = 400_000
+"""The analyst's bare loop takes longer turns of a larger backlog: some thirty are enough, and it is not what takes the time."""
+WEIGHED = 500
+"""Messages by which a side's bytes a message are told."""
 OURS = {
     "HOOKLINE_DESTINATIONS": "postgres",
     "HOOKLINE_USER_REQUESTS_PER_DAY": "100000000",
@@ -86,7 +94,11 @@ def main() -> int:
     except (BenchError, ConsoleError, StackError) as error:
         print(f"bench.backlog: no result: {error}", file=sys.stderr)
         return 1
-    print(f"({time.monotonic() - began:.0f} s in all)")
+    seconds = round(time.monotonic() - began)
+    if given.result:
+        told = {"day": f"{datetime.now(UTC):%Y-%m-%d}", "cpus": os.cpu_count(), "seconds": seconds, **result}
+        given.result.write_text(json.dumps(told, indent=1) + "\n")
+    print(f"({seconds} s in all)")
     print(json.dumps(result))
     return 0
 
@@ -96,10 +108,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--changes", type=int, default=1_000_000)
     parser.add_argument("--records", type=int, default=200_000)
     parser.add_argument(
-        "--replica-changes", type=int, default=100_000, help="how many each replica test drains; 0: none"
+        "--replica-changes", type=int, default=60_000, help="how many each replica test drains; 0: none"
     )
     parser.add_argument("--stages", default=",".join(ROLES), help="the first of: translator,hydrator,analyst,postgres")
     parser.add_argument("--chart", type=Path, help="where the picture of memory goes (SVG)")
+    parser.add_argument("--result", type=Path, help="where the last line goes as well, with the day (JSON)")
     parser.add_argument("--profile", type=Path, help="folder for cProfile's data of each role")
     given = parser.parse_args()
     if given.records > given.changes:
@@ -124,6 +137,10 @@ def _measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
         standing_in = Child(["bench.backlog.portal"], {portal.PORT: str(crm)}, folder, "portal")
         stack.callback(standing_in.stop)
         standing_in.wait_for_line(portal.READY, START_SECONDS)
+        account = f"hubspot:{PORTAL}"
+        given.shapes = shapes.told(account, TENANT)
+        given.judging = shapes.judging_cpu_per_1000(account, TENANT)
+        print(f"Judging 1,000 records by itself (rules and grounding, in one process): {given.judging:.2f} CPU s.")
         return uvloop.run(_Run(setting, settings, folder, url, given).all())
 
 
@@ -153,6 +170,7 @@ class _Run:
         self._given = given
         assert settings.kafka_url is not None
         self._kafka = settings.kafka_url
+        self._shapes = given.shapes
 
     async def all(self) -> dict[str, Any]:
         """Every part of it."""
@@ -163,16 +181,19 @@ class _Run:
         await self._offsets.start()
         try:
             drained = [await self._stage(stage) for stage in self._given.stages.split(",")]
+            await self._draw(drained)
             replicas = (
                 await self._replicas() if "hydrator" in self._given.stages and self._given.replica_changes else {}
             )
         finally:
             await self._offsets.stop()
+        return _result(drained, replicas, self._given)
+
+    async def _draw(self, drained: list[Drained]) -> None:
         if self._given.chart:
             title = f"Memory while {self._given.changes:,} changes over {self._given.records:,} records drain"
             svg = chart.memory(title, {each.stage: each.ours.rss for each in drained})
             await asyncio.to_thread(self._given.chart.write_text, svg)
-        return _result(drained, replicas, self._given)
 
     async def _set_up(self) -> None:
         settings = self._settings
@@ -211,8 +232,8 @@ class _Run:
         finally:
             await admin.close()
 
-    def _floor(self, stage: str) -> Child:
-        read = {"contacts": "contact", "companies": "company", "deals": "deal"}
+    def _floor(self, stage: str, number: int = 0, *, silent: bool = False) -> Child:
+        """A process of the bare loop; `silent`: it sends nothing, as if it knew all records."""
         database = self._settings.database_url
         assert database is not None
         told = {
@@ -220,10 +241,13 @@ class _Run:
             "kafka": self._kafka,
             "portal": self._url,
             "database": database.get_secret_value(),
-            "properties": {plural: list(_properties(plural, kind)) for plural, kind in read.items()},
-            "kinds": {plural: [*shapes.ACTIVITIES, *shapes.RELATED[kind]] for plural, kind in read.items()},
+            "properties": {plural: list(shapes.properties(plural)) for plural in shapes.PLURALS},
+            "kinds": {plural: [*ACTIVITIES, *RELATED[kind]] for plural, kind in shapes.PLURALS.items()},
+            "silent": silent,
+            **self._shapes,
         }
-        return Child(["bench.backlog.floor"], {floor.GIVEN: json.dumps(told)}, self._folder, f"floor-{stage}")
+        name = f"floor-{stage}-{number}"
+        return Child(["bench.backlog.floor"], {floor.GIVEN: json.dumps(told)}, self._folder, name)
 
     def _role(self, stage: str, number: int = 0) -> tuple[Child, str]:
         """A process of the role, and where it says that it is ready."""
@@ -242,45 +266,107 @@ class _Run:
     async def _stage(self, stage: str) -> Drained:
         _, group, topic = ROLES[stage]
         bare = self._floor(stage)
-        role: Child | None = None
+        roles: list[Child] = []
+
+        async def help_out() -> Child:
+            print(f"    {stage}: the bare loop is done; a second process helps with the rest", flush=True)
+            return self._role(stage, 9)[0]
+
         try:
             await asyncio.to_thread(bare.wait_for_line, floor.READY, START_SECONDS)
             role, ready = self._role(stage)
+            roles.append(role)
             await asyncio.to_thread(role.wait_for_answer, ready, START_SECONDS)
             os.kill(bare.pid, floor.BEGIN)
             weight = feed.EVENTS if stage == "translator" else 1
             found = await drain(
                 stage,
                 self._offsets,
-                Side("floor", f"bench.{stage}", FLOORS[stage], [bare], weight, SHORT_TURN_SECONDS),
-                Side("hookline", group, topic, [role], weight),
+                Side("floor", f"bench.{stage}", FLOORS[stage], [bare], weight, self._floor_turn(stage)),
+                Side("hookline", group, topic, roles, weight),
+                help_out=help_out,
             )
         finally:
-            for child in (bare, role):
-                if child is not None:
-                    os.kill(child.pid, signal.SIGCONT)
-                    await asyncio.to_thread(child.stop)
+            for child in (bare, *roles):
+                os.kill(child.pid, signal.SIGCONT)
+                await asyncio.to_thread(child.stop)
         _check(found)
         _tell(found)
+        if (bytes_ := await self._bytes(stage)) is not None:
+            print(f"    written, bytes a message: hookline {bytes_[0]:.0f}, floor {bytes_[1]:.0f}", flush=True)
+            if bytes_[1] < 0.9 * bytes_[0]:
+                raise BenchError(f"{stage}: the floor writes less than Hookline does")
         return found
 
-    async def _replicas(self) -> dict[str, int]:
+    def _floor_turn(self, stage: str) -> float:
+        seconds = FLOOR_TURNS.get(stage, SHORT_TURN_SECONDS)
+        return max(seconds, self._given.records / RECORDS_A_TURN_SECOND) if stage == "analyst" else seconds
+
+    async def _bytes(self, stage: str) -> tuple[float, float] | None:
+        """What a message weighs that ours and the floor write, key and headers included, over the first of a partition."""
+        written = {"translator": (CHANGES.name, floor.CHANGES), "hydrator": (RECORDS.name, floor.RECORDS)}
+        written["analyst"] = INSIGHTS.name, floor.INSIGHTS
+        if stage not in written:
+            return None
+        ours, bare = [await self._weight(topic) for topic in written[stage]]
+        return ours, bare
+
+    async def _weight(self, topic: str) -> float:
+        consumer = AIOKafkaConsumer(bootstrap_servers=self._kafka, group_id=None)
+        await consumer.start()
+        try:
+            partition = TopicPartition(topic, 0)
+            consumer.assign([partition])
+            await consumer.seek_to_beginning(partition)
+            found = (await consumer.getmany(timeout_ms=5_000, max_records=WEIGHED)).get(partition, [])
+        finally:
+            await consumer.stop()
+        sizes = [
+            len(each.key) + len(each.value) + sum(len(name) + len(value) for name, value in each.headers)
+            for each in found
+        ]
+        return sum(sizes) / max(1, len(sizes))
+
+    async def _replicas(self) -> dict[str, dict[str, float]]:
         """The hydrator on the newest part of the same changes again, all of them known and unchanged: reads, and no snapshots."""
-        _, group, topic = ROLES["hydrator"]
         found = {}
         for number in REPLICAS:
-            await self._put_back(group, topic, self._given.replica_changes)
-            roles = [self._role("hydrator", 1 + each) for each in range(number)]
-            try:
-                for child, ready in roles:
-                    await asyncio.to_thread(child.wait_for_answer, ready, START_SECONDS)
-                side = Side(f"{number} replicas", group, topic, [child for child, _ in roles])
-                found[str(number)] = round(await alone(self._offsets, side))
-            finally:
-                for child, _ in roles:
-                    await asyncio.to_thread(child.stop)
-            print(f"  hydrator, {number} replica(s): {found[str(number)]:,}/s", flush=True)
+            ours, bare = await self._ours_together(number), await self._floors_together(number)
+            found[str(number)] = {
+                "pipeline_per_s": round(ours),
+                "floor_per_s": round(bare),
+                "ratio": round(ours / max(1e-9, bare), 2),
+            }
+            print(f"  hydrator, {number} replica(s): hookline {ours:,.0f}/s, floor {bare:,.0f}/s", flush=True)
         return found
+
+    async def _floors_together(self, number: int) -> float:
+        group, topic = "bench.hydrator", FLOORS["hydrator"]
+        await self._put_back(group, topic, self._given.replica_changes)
+        bare: list[Child] = []
+        try:
+            bare += [self._floor("hydrator", 10 * number + each, silent=True) for each in range(number)]
+            for child in bare:
+                await asyncio.to_thread(child.wait_for_line, floor.READY, START_SECONDS)
+            for child in bare:
+                os.kill(child.pid, floor.BEGIN)
+            return await alone(self._offsets, Side(f"{number} bare loops", group, topic, bare))
+        finally:
+            for child in bare:
+                await asyncio.to_thread(child.stop)
+
+    async def _ours_together(self, number: int) -> float:
+        _, group, topic = ROLES["hydrator"]
+        await self._put_back(group, topic, self._given.replica_changes)
+        roles = [self._role("hydrator", 1 + each) for each in range(number)]
+        try:
+            for child, ready in roles:
+                await asyncio.to_thread(child.wait_for_answer, ready, START_SECONDS)
+            side = Side(f"{number} replicas", group, topic, [child for child, _ in roles])
+            return await alone(self._offsets, side)
+        finally:
+            for child, _ in roles:
+                await asyncio.to_thread(child.stop)
 
     async def _put_back(self, group: str, topic: str, messages: int) -> None:
         """Set the group's offsets so many messages before the end; nobody may be in the group."""
@@ -291,15 +377,19 @@ class _Run:
         try:
             consumer.assign(list(ends))
             back: dict[TopicPartition, int] = {partition: max(0, end - each) for partition, end in ends.items()}
-            await consumer.commit(back)
+            deadline = time.monotonic() + START_SECONDS
+            while True:
+                try:
+                    await consumer.commit(back)
+                except CommitFailedError:
+                    # Who was ended without leaving is a member until its session is over.
+                    if time.monotonic() > deadline:
+                        raise
+                    await asyncio.sleep(0.5)
+                else:
+                    break
         finally:
             await consumer.stop()
-
-
-def _properties(plural: str, kind: str) -> tuple[str, ...]:
-    """What the product's adapter asks of the stand-in."""
-    _, answer = portal.answer("GET", f"/crm/v3/properties/{plural}", b"")
-    return shapes.chosen_fields(kind, json.loads(answer)["results"]).read
 
 
 def _tell(each: Drained) -> None:
@@ -320,7 +410,7 @@ def _check(each: Drained) -> None:
             )
 
 
-def _result(drained: list[Drained], replicas: dict[str, int], given: argparse.Namespace) -> dict[str, Any]:
+def _result(drained: list[Drained], replicas: dict[str, dict[str, float]], given: argparse.Namespace) -> dict[str, Any]:
     """Over all stages: changes by the sum of the stages' times."""
 
     def whole(side: str) -> float:
@@ -349,6 +439,7 @@ def _result(drained: list[Drained], replicas: dict[str, int], given: argparse.Na
         "rss_start_mib": round(max(_start(each) for each in drained)),
         "rss_peak_mib": max(each["rss_peak_mib"] for each in by_stage.values()),
         "replicas": replicas,
+        "judging_cpu_s_per_1000": round(given.judging, 3),
         "changes": given.changes,
         "records": given.records,
     }

@@ -12,7 +12,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -28,6 +28,8 @@ TURN_SECONDS = 1.5
 SHORT_TURN_SECONDS = 0.4
 """Of the bare loop, which does much more in it."""
 STALLED_SECONDS = 120.0
+TOLD_EVERY_SECONDS = 20.0
+HELPED_ABOVE_SECONDS = 60.0
 
 
 class Offsets:
@@ -67,7 +69,7 @@ class Side:
     name: str
     group: str
     topic: str
-    children: Sequence[Child]
+    children: list[Child]
     weight: float = 1.0
     """Changes in a message: what rates are told in. A delivery holds many."""
     turn: float = TURN_SECONDS
@@ -82,7 +84,9 @@ class Side:
     rates: list[float] = field(default_factory=list)
     """Of each whole turn."""
     rss: list[tuple[float, float]] = field(default_factory=list)
-    """(share of the backlog that is done, MiB of all its processes)."""
+    """(share of the backlog that is done, MiB of its largest process)."""
+    helped: bool = False
+    """Others drain with it by now: nothing more is counted but its memory."""
 
     @property
     def per_second(self) -> float:
@@ -119,8 +123,14 @@ class Drained:
         return median(pairs) if len(pairs) >= 5 else self.ours.per_second / max(1e-9, self.floor.per_second)
 
 
-async def drain(stage: str, offsets: Offsets, floor: Side, ours: Side) -> Drained:
-    """Let both drain their backlog in turns; raises BenchError when one ends, or makes no progress for STALLED_SECONDS."""
+async def drain(
+    stage: str, offsets: Offsets, floor: Side, ours: Side, help_out: Callable[[], Awaitable[Child]] | None = None
+) -> Drained:
+    """Let both drain their backlog in turns; raises BenchError when one ends, or makes no progress for STALLED_SECONDS.
+
+    `help_out` starts one more process of ours, once the bare loop is done and ours has more than HELPED_ABOVE_SECONDS to go:
+    what is left has nothing to be compared with.
+    """
     for side in (floor, ours):
         side.total = sum((await offsets.ends(side.topic)).values())
     turns = {side.name: 0 for side in (floor, ours)}
@@ -128,8 +138,21 @@ async def drain(stage: str, offsets: Offsets, floor: Side, ours: Side) -> Draine
     for side in waiting:
         side.let(run=False)
         side.at = await offsets.done(side.group, side.topic)
+    told = time.monotonic()
     try:
         while waiting:
+            if (
+                waiting == [ours]
+                and help_out
+                and not ours.helped
+                and ours.total - ours.at > HELPED_ABOVE_SECONDS * (ours.done / max(1e-9, ours.seconds))
+            ):
+                ours.helped = True
+                ours.let(run=True)
+                ours.children.append(await help_out())
+            if time.monotonic() - told > TOLD_EVERY_SECONDS:
+                told = time.monotonic()
+                print(f"    {stage}: {ours.at / max(1, ours.total):.0%} of {ours.total:,} messages", flush=True)
             for side in list(waiting):
                 turns[side.name] += 1
                 # The first turn is the warm-up: connections, keys, code that runs for the first time.
@@ -155,13 +178,13 @@ async def _turn(offsets: Offsets, side: Side, *, counted: bool, alone: bool) -> 
         found = await offsets.done(side.group, side.topic)
         side.idle = 0.0 if found != side.at else side.idle + time.monotonic() - now
         side.at = found
-        side.rss.append((side.at / max(1, side.total), sum(rss_mib(child.pid) for child in side.children)))
+        side.rss.append((side.at / max(1, side.total), max(rss_mib(child.pid) for child in side.children)))
         if side.idle > STALLED_SECONDS:
             raise BenchError(f"{side.name} made no progress for {STALLED_SECONDS:.0f} s at {side.at} of {side.total}")
-    if side.at < side.total:
+    if side.at < side.total and not alone:
         side.let(run=False)
     seconds, spent, done = time.monotonic() - began, side.cpu_now() - cpu, side.at - before
-    if counted:
+    if counted and not side.helped:
         side.done += done
         side.seconds += seconds
         side.cpu += spent

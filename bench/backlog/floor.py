@@ -2,9 +2,10 @@
 
 No encryption, no state in a database, no duplicates dropped, no analysis. The same reads and writes as Hookline's: the
 translator's loop parses a delivery and sends a message per changed record; the hydrator's makes the same calls of
-HubSpot's library and sends what has changed, which it remembers in a dictionary; the analyst's sends as many messages of
-the same size per record; the last one upserts the newest and keeps every version, by the fastest statement that we know.
-Run by `bench.backlog` in a process of its own, one stage each.
+HubSpot's library and sends what has changed, which it remembers in a dictionary; the analyst's sends as many insights
+of the same shape per record; the last one upserts the newest and keeps every version, in tables of the same columns and
+indexes, by the fastest statement that we know. Payloads are those of the product (`shapes.py`) with its headers, and as
+many bytes more as sealing adds.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -35,53 +37,83 @@ BEGIN = signal.SIGUSR1
 """Sent when it may consume: until then it is a member of its group and waits."""
 MOST = 500
 PLURALS = {"0-1": "contacts", "0-2": "companies", "0-3": "deals"}
-INSIGHTS_A_RECORD = 2
-INSIGHT_BYTES = 1_200
+SEALING = b" " * 45
+"""What sealing adds to a payload; JSON may end in blanks."""
 
 Message = tuple[bytes, bytes]
 """Key and value."""
 Work = Callable[[Sequence[Any]], Awaitable[list[Message]]]
 
 _TABLES = """
-    CREATE TABLE IF NOT EXISTS bench_insights (record text, analysis text, version bigint, payload jsonb,
-                                               PRIMARY KEY (record, analysis));
-    CREATE TABLE IF NOT EXISTS bench_history (record text, analysis text, version bigint, payload jsonb,
-                                              PRIMARY KEY (record, analysis, version));
+    CREATE TABLE IF NOT EXISTS bench_insights (LIKE insights INCLUDING ALL);
+    CREATE TABLE IF NOT EXISTS bench_history (LIKE insight_history INCLUDING ALL);
 """
-_UPSERT = """
+_COLUMNS = {
+    "tenant": "text", "account": "text", "object": "text", "id": "text", "analysis": "text", "epoch": "int",
+    "snapshot_offset": "bigint", "generation": "int", "crm": "text", "as_of": "timestamptz", "analyzed_at": "timestamptz",
+    "model": "text", "prompt_version": "text", "score": "int", "grade": "text",
+}  # fmt: skip
+_KEY = "tenant, account, object, record_id, analysis"
+_VERSION = "epoch, snapshot_offset, generation"
+_KEPT = "as_of, analyzed_at, model, prompt_version, score, grade, payload"
+_UPSERT = f"""
     WITH given AS MATERIALIZED (
-      SELECT * FROM unnest(%b::text[], %b::text[], %b::bigint[], %b::text[]) AS g (record, analysis, version, payload)
+      SELECT * FROM ROWS FROM (unnest({", ".join(f"%({name})s::{kind}[]" for name, kind in _COLUMNS.items())}),
+                               jsonb_array_elements(%(payload)s::jsonb))
+        AS g ({_KEY}, {_VERSION}, crm, {_KEPT})
     ), history AS (
-      INSERT INTO bench_history SELECT record, analysis, version, payload::jsonb FROM given ON CONFLICT DO NOTHING
+      INSERT INTO bench_history ({_KEY}, {_VERSION}, {_KEPT}) SELECT {_KEY}, {_VERSION}, {_KEPT} FROM given
+      ON CONFLICT DO NOTHING
     )
-    INSERT INTO bench_insights AS i
-    SELECT DISTINCT ON (record, analysis) record, analysis, version, payload::jsonb FROM given
-    ORDER BY record, analysis, version DESC
-    ON CONFLICT (record, analysis) DO UPDATE SET version = EXCLUDED.version, payload = EXCLUDED.payload
-    WHERE EXCLUDED.version > i.version
+    INSERT INTO bench_insights AS i ({_KEY}, {_VERSION}, crm, {_KEPT})
+    SELECT DISTINCT ON ({_KEY}) {_KEY}, {_VERSION}, crm, {_KEPT} FROM given
+    ORDER BY {_KEY}, epoch DESC, snapshot_offset DESC, generation DESC
+    ON CONFLICT ({_KEY}) DO UPDATE SET ({_VERSION}, {_KEPT}) = ROW (
+      EXCLUDED.epoch, EXCLUDED.snapshot_offset, EXCLUDED.generation, EXCLUDED.as_of, EXCLUDED.analyzed_at, EXCLUDED.model,
+      EXCLUDED.prompt_version, EXCLUDED.score, EXCLUDED.grade, EXCLUDED.payload)
+    WHERE (EXCLUDED.epoch, EXCLUDED.snapshot_offset, EXCLUDED.generation) > (i.epoch, i.snapshot_offset, i.generation)
 """
 
 
-async def translate(records: Sequence[Any]) -> list[Message]:
+class Translate:
     """One message per event's record."""
-    found = []
-    for record in records:
-        for event in orjson.loads(record.value):
-            kind, one = PLURALS[event["objectTypeId"]], event["objectId"]
-            change = {"kind": kind, "id": one, "at": event["occurredAt"], "properties": [event["propertyName"]]}
-            found.append((f"bench/{kind}/{one}".encode(), orjson.dumps(change)))
-    return found
+
+    def __init__(self, key: str, change: dict[str, Any]) -> None:
+        """`key`: of an account's records; `change`: what one says beside its record, and when."""
+        self._key = key
+        self._change = change
+
+    async def __call__(self, records: Sequence[Any]) -> list[Message]:
+        """See Work."""
+        found = []
+        for record in records:
+            for event in orjson.loads(record.value):
+                kind, one = PLURALS[event["objectTypeId"]], str(event["objectId"])
+                at = datetime.fromtimestamp(event["occurredAt"] / 1000, UTC).isoformat(timespec="milliseconds")
+                change = {
+                    **self._change,
+                    "object": kind,
+                    "id": one,
+                    "occurred_at": at,
+                    "properties": [event["propertyName"]],
+                }
+                found.append((f"{self._key}/{kind}/{one}".encode(), orjson.dumps(change) + SEALING))
+        return found
 
 
 class Hydrate:
     """Reads each record once a batch; sends those that differ from what was sent last."""
 
-    def __init__(self, portal: str, properties: dict[str, list[str]], kinds: dict[str, list[str]]) -> None:
-        """`properties` and `kinds`: what the product asks of each kind of record, and of what hangs on it."""
+    def __init__(self, given: dict[str, Any]) -> None:
+        """`given`: what this process is told; among it what the product asks of each kind of record, and of what hangs on it."""
+        portal = given["portal"]
+        self._key = given["key"]
+        self._snapshots = given["snapshots"]
+        self._silent = given["silent"]
         self._api = HubSpot(access_token="bench").crm.objects.batch_api.api_client
         self._api.configuration.host = portal
-        self._properties = properties
-        self._kinds = kinds
+        self._properties = given["properties"]
+        self._kinds = given["kinds"]
         self._threads = ThreadPoolExecutor(16)
         self._sent: dict[str, bytes] = {}
 
@@ -90,7 +122,7 @@ class Hydrate:
         wanted: dict[str, dict[str, None]] = {}
         for record in records:
             change = orjson.loads(record.value)
-            wanted.setdefault(change["kind"], {})[str(change["id"])] = None
+            wanted.setdefault(change["object"], {})[change["id"]] = None
         pages = [
             (kind, ids)
             for kind, names in wanted.items()
@@ -100,12 +132,15 @@ class Hydrate:
         found: list[Message] = []
         for kind, rows in await asyncio.gather(*(self._page(kind, ids) for kind, ids in pages)):
             for row in rows:
-                name, value = f"bench/{kind}/{row['id']}", orjson.dumps(row)
-                digest = hashlib.blake2b(value, digest_size=16).digest()
+                name, fields = f"{self._key}/{kind}/{row['id']}", orjson.dumps(row)
+                digest = hashlib.blake2b(fields, digest_size=16).digest()
                 if self._sent.get(name) != digest:
                     self._sent[name] = digest
-                    found.append((name.encode(), value))
-        return found
+                    # With `properties` as they are, the nulls apart: the product's has them as `fields`.
+                    shown = {each: value for each, value in row["properties"].items() if value}
+                    value = {**self._snapshots[kind], "object": kind, "id": row["id"], "fields": shown}
+                    found.append((name.encode(), orjson.dumps(value) + SEALING))
+        return [] if self._silent else found
 
     async def _page(self, kind: str, ids: list[str]) -> tuple[str, list[dict[str, Any]]]:
         inputs = [{"id": one} for one in ids]
@@ -137,16 +172,22 @@ class Hydrate:
         return found
 
 
-async def analyse(records: Sequence[Any]) -> list[Message]:
-    """As many messages as there would be insights, about as large."""
-    found = []
-    for record in records:
-        orjson.loads(record.value)
-        for number in range(INSIGHTS_A_RECORD):
-            insight = {"record": record.key.decode(), "analysis": f"a{number}", "version": record.offset}
-            insight["payload"] = {"text": "x" * INSIGHT_BYTES}
-            found.append((record.key + b"/a%d" % number, orjson.dumps(insight)))
-    return found
+class Analyse:
+    """As many messages as there would be insights, of the same shape."""
+
+    def __init__(self, insights: dict[str, list[dict[str, Any]]]) -> None:
+        """`insights`: those of one record, by its kind."""
+        self._insights = insights
+
+    async def __call__(self, records: Sequence[Any]) -> list[Message]:
+        """See Work."""
+        found = []
+        for record in records:
+            snapshot = orjson.loads(record.value)
+            for each in self._insights[snapshot["object"]]:
+                insight = {**each, "id": snapshot["id"], "version": [1, record.offset, 1]}
+                found.append((record.key + b"/" + each["analysis"].encode(), orjson.dumps(insight) + SEALING))
+        return found
 
 
 class Upsert:
@@ -157,13 +198,37 @@ class Upsert:
 
     async def __call__(self, records: Sequence[Any]) -> list[Message]:
         """See Work."""
-        rows = [orjson.loads(record.value) for record in records]
-        columns = [[row[name] for row in rows] for name in ("record", "analysis", "version")]
-        await self._connection.execute(_UPSERT, [*columns, [orjson.dumps(row["payload"]).decode() for row in rows]])
+        rows = [_row(orjson.loads(record.value)) for record in records]
+        given = {name: "{" + ",".join([row[name] for row in rows]) + "}" for name in _COLUMNS}
+        payloads = b"[" + b",".join([row["payload"] for row in rows]) + b"]"
+        await self._connection.execute(_UPSERT, {**given, "payload": payloads.decode()})
         return []
 
 
-async def _loop(consumer: AIOKafkaConsumer, producer: AIOKafkaProducer, target: str | None, work: Work) -> None:
+def _row(insight: dict[str, Any]) -> dict[str, Any]:
+    """The columns, as PostgreSQL writes arrays."""
+    payload = insight["payload"]
+    epoch, offset, generation = insight["version"]
+    told = {name: f'"{insight[name]}"' for name in _COLUMNS if name in insight}
+    score = payload.get("score")
+    return {
+        **told,
+        "epoch": str(epoch),
+        "snapshot_offset": str(offset),
+        "generation": str(generation),
+        "score": "NULL" if score is None else str(score),
+        "grade": payload.get("grade") or "NULL",
+        "payload": orjson.dumps(payload),
+    }
+
+
+async def _loop(
+    consumer: AIOKafkaConsumer,
+    producer: AIOKafkaProducer,
+    target: str | None,
+    headers: list[tuple[str, bytes]],
+    work: Work,
+) -> None:
     partitions = len(await producer.partitions_for(target)) if target else 0
     while True:
         batch = await consumer.getmany(timeout_ms=500, max_records=MOST)
@@ -173,7 +238,7 @@ async def _loop(consumer: AIOKafkaConsumer, producer: AIOKafkaProducer, target: 
         results = await work(records)
         if target is not None:
             acks = [
-                await producer.send(target, value, key=key, partition=zlib.crc32(key) % partitions)
+                await producer.send(target, value, key=key, partition=zlib.crc32(key) % partitions, headers=headers)
                 for key, value in results
             ]
             if acks:
@@ -188,11 +253,11 @@ async def main(given: dict[str, Any]) -> None:
     target = {"translator": CHANGES, "hydrator": RECORDS, "analyst": INSIGHTS}.get(stage)
     work: Work
     if stage == "translator":
-        work = translate
+        work = Translate(given["key"], given["change"])
     elif stage == "hydrator":
-        work = Hydrate(given["portal"], given["properties"], given["kinds"])
+        work = Hydrate(given)
     elif stage == "analyst":
-        work = analyse
+        work = Analyse(given["insights"])
     else:
         connection = await psycopg.AsyncConnection.connect(given["database"], autocommit=True)
         await connection.execute(_TABLES)
@@ -217,7 +282,8 @@ async def main(given: dict[str, Any]) -> None:
     sys.stdout.write(f"{READY}\n")
     sys.stdout.flush()
     await begin.wait()
-    await _loop(consumer, producer, target, work)
+    headers = [(name, value.encode()) for name, value in given["headers"].get(stage, {}).items()]
+    await _loop(consumer, producer, target, headers, work)
 
 
 if __name__ == "__main__":

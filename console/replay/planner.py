@@ -99,9 +99,8 @@ async def _snapshots(session: Session, replay: Replay, index: Index, tally: Tall
         for page in pages:
             await work.handle(await work.fetch(page))
             await questions.look(session.parts.redis)
-    usual = (await session.gateways.open(replay.candidate.model)).model
-    history = await histories(session.parts.engine, usual)
-    return bill(chosen(session.settings), questions.by_analysis, history, _replaced(analyses))
+    history = await histories(session.parts.engine)
+    return bill(chosen(session.settings), questions.asked, history, _replaced(analyses))
 
 
 def _replaced(analyses: Mapping[str, Analysis]) -> dict[str, str]:

@@ -7,8 +7,9 @@ own and publishes nothing; an estimate keeps nothing at all.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from console.replay.feed import Feed
 from console.replay.index import Item
@@ -20,7 +21,8 @@ from infra.kafka.topics import epoch
 from infra.plugins import load
 from infra.role import Parts
 from infra.settings import Settings
-from llm_gateway.prompt import Caller
+from llm_gateway.policy import REPLAYS
+from llm_gateway.prompt import Caller, Prompt
 from llm_gateway.routing import chosen
 from processors.analyses.analysis import Analysis
 from processors.analyst import Analyst, AsInstalled, Asks, Rulebook
@@ -149,14 +151,15 @@ async def to_estimate(
     """Nothing but the questions, and the analyses that put them."""
     parts, tally = outside.parts, outside.tally
     settings = outside.settings
-    usual = (await outside.gateways.open(replay.candidate.model)).model
+    usual = await outside.gateways.open(replay.candidate.model)
     live = outside.promotions.current()
 
-    def model_of(caller: Caller) -> str:
+    def models_of(prompt: Prompt[Any], caller: Caller) -> tuple[str, ...]:
         speaking = None if replay.mode == "shadow" else live.speaking(caller.tenant, caller.analysis)
-        return speaking.model if speaking and speaking.model else usual
+        asked = replace(caller, lane="bulk", user=REPLAYS)
+        return (speaking.model,) if speaking and speaking.model else usual.models_for(prompt, asked)
 
-    questions = Questions(chosen(settings), model_of, settings.cache_ttl_seconds, tally)
+    questions = Questions(chosen(settings), models_of, settings.cache_ttl_seconds, tally)
     state: AnalystState
     if replay.mode == "shadow":
         analyses = candidates(replay, outside)

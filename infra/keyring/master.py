@@ -32,7 +32,7 @@ def new_master_key() -> str:
 
 
 def _parts(*parts: str) -> bytes:
-    return b"".join(len(part.encode()).to_bytes(4, "big") + part.encode() for part in parts)
+    return b"".join([len(raw).to_bytes(4, "big") + raw for raw in [part.encode() for part in parts]])
 
 
 @dataclass(frozen=True, slots=True)

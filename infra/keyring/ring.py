@@ -32,6 +32,8 @@ from schemas.record import RecordRef
 DELIVERY_KEY_LIFE = timedelta(hours=74)
 """From the start of its hour: that hour, 72 h of retention, and one to spare."""
 _AHEAD_RETRY_SECONDS = 30.0
+FEW = 16
+"""Of more keys than these it is asked first which there are: making one, in vain where it is there, costs more than the asking."""
 HEARD_SECONDS = 1.0
 """How often the list of destroyed keys is looked at, at most."""
 _LOOK_BACK_SECONDS = 120.0
@@ -92,6 +94,10 @@ class Keyring:
         names = {ref: str(ref) for ref in refs}
         keys = await self._named("record", {name: ref.tenant for ref, name in names.items()})
         return {ref: keys[name] for ref, name in names.items()}
+
+    async def for_names(self, tenants: dict[str, str]) -> dict[str, DataKey]:
+        """`for_records` by name (`str(RecordRef)`) → tenant, for whoever has the names at hand."""
+        return await self._named("record", tenants)
 
     async def for_tenant(self, tenant: str) -> DataKey:
         """The tenant's own key: for what belongs to no record, and for the wrapper of dead letters."""
@@ -224,10 +230,12 @@ class Keyring:
             else:
                 missing.append(name)
         if missing:
-            wanted = [self._new(tenants[name], scope, name, None) for name in missing]
+            there = await self._store.named(scope, missing) if len(missing) > FEW else []
+            known = {row.name for row in there}
+            wanted = [self._new(tenants[name], scope, name, None) for name in missing if name not in known]
             if self._root is None:
                 wanted.append(self._new("", "root", "fingerprint", None))
-            for row in await self._store.get_or_create(wanted):
+            for row in [*there, *(await self._store.get_or_create(wanted) if wanted else ())]:
                 key = self._unwrap(row)
                 if row.scope == "root":
                     self._root = key.material

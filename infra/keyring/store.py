@@ -17,10 +17,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from typing_extensions import override
 
+from infra.database.statement import Statements
 from infra.unavailable import Unavailable, as_unavailable
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WrappedKey:
     """A row of `data_keys`."""
 
@@ -36,10 +37,14 @@ class KeyStore(Protocol):
     """All methods raise Unavailable when the store is away, and may be called twice."""
 
     any_erased: bool
-    """Whether anybody was ever erased, as of the last `get_or_create`."""
+    """Whether anybody was ever erased, as of the last `get_or_create` or `named`."""
 
     async def get_or_create(self, wanted: Sequence[WrappedKey]) -> list[WrappedKey]:
         """The keys of these (scope, name): the one that is there, or else the wanted one, which then is."""
+        ...
+
+    async def named(self, scope: str, names: Collection[str]) -> list[WrappedKey]:
+        """The keys of these names that there are; none is made."""
         ...
 
     async def by_id(self, key_ids: Collection[str]) -> list[WrappedKey]:
@@ -107,9 +112,18 @@ _GET_OR_CREATE = text(f"""
     SELECT {_COLUMNS}, EXISTS (SELECT FROM erased_people) AS any_erased
     FROM (SELECT {_COLUMNS} FROM there UNION ALL SELECT {_COLUMNS} FROM made) AS found
 """)  # noqa: S608 -- made of constants
-_BY_ID = text(
-    f"SELECT {_COLUMNS} FROM data_keys WHERE key_id = ANY(:ids) AND (expires_at IS NULL OR expires_at > now())"  # noqa: S608 -- made of constants
-)
+# Asked for every batch of a backlog: by one statement in one round trip.
+_BY_ID = f"""
+    SELECT {_COLUMNS} FROM data_keys WHERE key_id = ANY(%(ids)s::text[]) AND (expires_at IS NULL OR expires_at > now())
+"""  # noqa: S608 -- made of constants
+_NAMED = f"""
+    SELECT {_COLUMNS}, any_erased FROM (SELECT EXISTS (SELECT FROM erased_people) AS any_erased) AS e
+    LEFT JOIN data_keys ON scope = %(scope)s AND name = ANY(%(names)s::text[])
+"""  # noqa: S608 -- made of constants
+
+
+def _wrapped(row: tuple[Any, ...]) -> WrappedKey:
+    return WrappedKey(row[0], row[1], row[2], row[3], bytes(row[4]), row[5])
 
 
 class PostgresKeys(KeyStore):
@@ -117,6 +131,7 @@ class PostgresKeys(KeyStore):
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self._statements = Statements(engine)
         self.any_erased = False
 
     @override
@@ -140,8 +155,15 @@ class PostgresKeys(KeyStore):
         raise Unavailable("postgres", why="data keys are created and destroyed at the same moment")
 
     @override
+    async def named(self, scope: str, names: Collection[str]) -> list[WrappedKey]:
+        rows = await self._statements.run(_NAMED, {"scope": scope, "names": list(names)})
+        self.any_erased = bool(rows[0][6])
+        return [_wrapped(row) for row in rows if row[0] is not None]
+
+    @override
     async def by_id(self, key_ids: Collection[str]) -> list[WrappedKey]:
-        return await self._run(_BY_ID, ids=list(key_ids))
+        rows = await self._statements.run(_BY_ID, {"ids": list(key_ids)})
+        return [_wrapped(row) for row in rows]
 
     @override
     async def destroy(self, scope: str, names: Collection[str]) -> int:
@@ -295,6 +317,12 @@ class MemoryKeys(KeyStore):
         self._ask()
         self.any_erased = bool(self.erased_marks)
         return [self.rows.setdefault((key.scope, key.name), key) for key in wanted]
+
+    @override
+    async def named(self, scope: str, names: Collection[str]) -> list[WrappedKey]:
+        self._ask()
+        self.any_erased = bool(self.erased_marks)
+        return [self.rows[scope, name] for name in names if (scope, name) in self.rows]
 
     @override
     async def by_id(self, key_ids: Collection[str]) -> list[WrappedKey]:

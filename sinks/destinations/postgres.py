@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from infra.database.statement import Statements
 from schemas.insight import Insight, LeadIntel
@@ -105,34 +104,51 @@ class PostgresDestination:
         await asyncio.gather(*(self._touch(account, last_insight_at=moment) for account in due))
 
 
-def _arrays(insights: Sequence[Insight]) -> dict[str, Any]:
-    """The columns, one array each."""
+def _arrays(insights: Sequence[Insight]) -> dict[str, str]:
+    """The columns, each as PostgreSQL writes an array: a tenth of what the driver takes to convert value by value."""
     leads = [insight.payload if isinstance(insight.payload, LeadIntel) else None for insight in insights]
     return {
-        "tenant": [insight.tenant for insight in insights],
-        "account": [insight.account for insight in insights],
-        "object": [insight.object for insight in insights],
-        "record_id": [insight.id for insight in insights],
-        "analysis": [insight.analysis for insight in insights],
-        "epoch": [insight.version.epoch for insight in insights],
-        "snapshot_offset": [insight.version.offset for insight in insights],
-        "generation": [insight.version.generation for insight in insights],
-        "crm": [insight.crm for insight in insights],
-        "as_of": [insight.as_of for insight in insights],
-        "analyzed_at": [insight.analyzed_at for insight in insights],
-        "model": [insight.model for insight in insights],
-        "prompt_version": [insight.prompt_version for insight in insights],
-        "score": [lead.score if lead else None for lead in leads],
-        "grade": [lead.grade if lead else None for lead in leads],
-        # One JSON array, not an array of texts, whose quotes the driver would escape one by one.
-        "payload": _NUL.sub(
-            r"\1",
-            f"[{','.join(insight.payload.model_dump_json() if insight.payload else 'null' for insight in insights)}]",
+        "tenant": _texts(insight.tenant for insight in insights),
+        "account": _texts(insight.account for insight in insights),
+        "object": _texts(insight.object for insight in insights),
+        "record_id": _texts(insight.id for insight in insights),
+        "analysis": _texts(insight.analysis for insight in insights),
+        "epoch": _numbers(insight.version.epoch for insight in insights),
+        "snapshot_offset": _numbers(insight.version.offset for insight in insights),
+        "generation": _numbers(insight.version.generation for insight in insights),
+        "crm": _texts(insight.crm for insight in insights),
+        "as_of": _texts(insight.as_of.isoformat() for insight in insights),
+        "analyzed_at": _texts(insight.analyzed_at.isoformat() for insight in insights),
+        "model": _texts(insight.model for insight in insights),
+        "prompt_version": _texts(insight.prompt_version for insight in insights),
+        "score": _numbers("NULL" if lead is None or lead.score is None else lead.score for lead in leads),
+        "grade": _numbers("NULL" if lead is None or lead.grade is None else lead.grade for lead in leads),
+        # One JSON array, not an array of texts, whose quotes would be escaped one by one.
+        "payload": _without_nul(
+            f"[{','.join(insight.payload.model_dump_json() if insight.payload else 'null' for insight in insights)}]"
         ),
-        "retracted": [insight.retracted for insight in insights],
-        "dropped_claims": [insight.dropped_claims for insight in insights],
-        "cost_usd": [insight.usage.cost_usd for insight in insights],
+        "retracted": _numbers("t" if insight.retracted else "f" for insight in insights),
+        "dropped_claims": _numbers(insight.dropped_claims for insight in insights),
+        "cost_usd": _numbers(repr(insight.usage.cost_usd) for insight in insights),
     }
+
+
+def _without_nul(text: str) -> str:
+    # Looked for first: the pattern takes longer over a batch than all else that is done for it.
+    return _NUL.sub(r"\1", text) if "\\u0000" in text else text
+
+
+def _texts(values: Iterable[str]) -> str:
+    """An array of any texts."""
+    quoted = [
+        value.replace("\\", r"\\").replace('"', r"\"") if "\\" in value or '"' in value else value for value in values
+    ]
+    return '{"' + '","'.join(quoted) + '"}'
+
+
+def _numbers(values: Iterable[object]) -> str:
+    """An array of what needs no quotes: numbers, one letter, `NULL`."""
+    return "{" + ",".join(map(str, values)) + "}"
 
 
 class _Postgres:

@@ -51,9 +51,9 @@ def event(number: int, **changes) -> dict:
     }  # fmt: skip
 
 
-def signed(url: str, body: bytes, at: float | None = None) -> dict[str, str]:
+def signed(url: str, body: bytes, at: float | None = None, secret: bytes = SECRET) -> dict[str, str]:
     stamp = str(int((at or time.time()) * 1000))
-    mac = hmac.new(SECRET, b"POST" + url.encode() + body + stamp.encode(), hashlib.sha256).digest()
+    mac = hmac.new(secret, b"POST" + url.encode() + body + stamp.encode(), hashlib.sha256).digest()
     return {"X-HubSpot-Signature-v3": base64.b64encode(mac).decode(), "X-HubSpot-Request-Timestamp": stamp}
 
 

@@ -7,11 +7,13 @@ import json
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import event, text
 
 from infra.database.engine import build_engine
+from infra.database.statement import Statements
 from infra.keyring import Keyring, open_sealed, seal
 from infra.settings import Settings
 from infra.unavailable import Unavailable
@@ -85,15 +87,26 @@ async def test_two_rings_of_one_process_race_to_one_key(settings: Settings, engi
     assert len({tuple(keys[ref].id for ref in REFS) for keys in found}) == 1
 
 
-async def test_any_number_of_keys_takes_one_statement(settings: Settings, engine) -> None:
+async def test_any_number_of_keys_takes_one_statement_and_new_ones_another(
+    settings: Settings, engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     statements: list[str] = []
     event.listen(engine.sync_engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    run = Statements.run
+
+    async def counted(self: Statements, statement: str, given: dict[str, Any]) -> list[tuple[Any, ...]]:
+        statements.append(statement)
+        return await run(self, statement, given)
+
+    monkeypatch.setattr(Statements, "run", counted)
     ring = Keyring(engine, settings.master_keys)
     keys = await ring.for_records(REFS)
-    assert len(statements) == 1
+    assert len(statements) == 2
+    # Each further ring has to load the root of its fingerprints besides.
     await Keyring(engine, settings.master_keys).by_id([key.id for key in keys.values()])
-    # The second ring has to load the root of its fingerprints besides.
-    assert len(statements) == 3
+    assert len(statements) == 4
+    assert await Keyring(engine, settings.master_keys).for_records(REFS) == keys
+    assert len(statements) == 6
 
 
 async def test_another_process_opens_what_this_one_sealed(settings: Settings, engine) -> None:

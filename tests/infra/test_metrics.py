@@ -15,9 +15,12 @@ def test_the_page_lists_every_metric_as_the_code_has_it() -> None:
 
 def test_names_are_prefixed_and_tell_their_unit() -> None:
     for metric in metrics.REGISTRY.collect():
-        assert re.fullmatch(r"hookline_[a-z_]+", metric.name)
+        # What the whole field calls the same has the field's name.
+        assert re.fullmatch(r"(hookline|gen_ai_client)_[a-z_]+", metric.name)
         if metric.type == "histogram":
-            assert metric.name.endswith(("_seconds", "_messages", "_bytes", "_events", "_records")), metric.name
+            assert metric.name.endswith(("_seconds", "_messages", "_bytes", "_events", "_records", "_token_usage")), (
+                metric.name
+            )
 
 
 def test_no_label_can_hold_a_customer() -> None:

@@ -22,15 +22,28 @@ def keyring(store: MemoryKeys | None = None, masters: str | None = None, **more)
     return Keyring(store or MemoryKeys(), SecretStr(masters or new_master_key()), **more)
 
 
-async def test_many_records_take_one_round_trip_and_then_none() -> None:
+async def test_many_new_records_take_two_round_trips_and_then_none() -> None:
     store = MemoryKeys()
     ring = keyring(store)
     keys = await ring.for_records([ref(number) for number in range(500)])
-    assert store.calls == 1
+    assert store.calls == 2, "which there are, and then all that are to be made"
     assert len({key.id for key in keys.values()}) == 500
     assert await ring.for_records([ref(3)]) == {ref(3): keys[ref(3)]}
     assert await ring.by_id([keys[ref(9)].id]) == {keys[ref(9)].id: keys[ref(9)]}
+    assert store.calls == 2
+
+
+async def test_many_known_records_take_one_round_trip_and_so_do_few_new_ones() -> None:
+    store, masters = MemoryKeys(), new_master_key()
+    refs = [ref(number) for number in range(500)]
+    keys = await keyring(store, masters).for_records(refs)
+    another = keyring(store, masters)
+    await another.start()
+    store.calls = 0
+    assert await another.for_records(refs) == keys
     assert store.calls == 1
+    await another.for_records([ref(1_000), ref(1_001)])
+    assert store.calls == 2
 
 
 async def test_two_processes_get_the_same_key() -> None:
