@@ -7,11 +7,13 @@ Every method raises what the database raises and is safe to call again.
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
@@ -58,18 +60,48 @@ class Reconciliations:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self._session: AsyncConnection | None = None
+        self._held: set[str] = set()
+        self._turn = asyncio.Lock()
 
     @asynccontextmanager
     async def owning(self, account: str) -> AsyncIterator[bool]:
-        """Be the one who reconciles this account for the length of the block; False: somebody else is."""
+        """Be the one who reconciles this account for the length of the block; False: somebody else is.
+
+        All locks of a process are on one connection of the pool, which others need for the work under the lock.
+        """
+        async with self._turn:
+            held = account not in self._held and bool(await self._on_session("pg_try_advisory_lock", account))
+            if held:
+                self._held.add(account)
+            await self._leave_session()
+        try:
+            yield held
+        finally:
+            if held:
+                async with self._turn:
+                    self._held.discard(account)
+                    if self._session is not None:
+                        await self._on_session("pg_advisory_unlock", account)
+                    await self._leave_session()
+
+    async def _on_session(self, function: str, account: str) -> Any:
         place = {"space": _LOCK_SPACE, "id": zlib.crc32(account.encode()) - 2**31}
-        async with self._engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-            held = bool(await connection.scalar(sa.text("SELECT pg_try_advisory_lock(:space, :id)"), place))
-            try:
-                yield held
-            finally:
-                if held:
-                    await connection.execute(sa.text("SELECT pg_advisory_unlock(:space, :id)"), place)
+        if self._session is None:
+            self._session = await self._engine.execution_options(isolation_level="AUTOCOMMIT").connect()
+        try:
+            return await self._session.scalar(sa.text(f"SELECT {function}(:space, :id)"), place)
+        except BaseException:
+            # Its locks are gone with it, or will be; whoever goes on without one is stopped by `LostError` where it matters.
+            session, self._session = self._session, None
+            await session.invalidate()
+            await session.close()
+            raise
+
+    async def _leave_session(self) -> None:
+        if self._session is not None and not self._held:
+            session, self._session = self._session, None
+            await session.close()
 
     async def due(self, accounts: Collection[str], every: timedelta) -> list[str]:
         """Of these accounts, the ones that nobody has tried for so long; longest first, new ones before all."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from sqlalchemy import text
 from console.accounts_reconcile import comparisons, recently_missed, told
 from infra.accounts import Account
 from infra.crm.vendors import connect
+from infra.database.engine import build_engine
 from infra.kafka.broker import Publisher
 from infra.kafka.codec import Codec
 from infra.local.sandbox.server import Sandbox
@@ -225,13 +227,32 @@ async def test_the_role_compares_every_account_by_itself_and_two_replicas_share_
         before = len(house.records.found)
         _edit(house, "deal", deal, 9)
         await house.records.until(lambda found: any(each.id == deal and each.changed for each in found[before:]))
-        async with asyncio.timeout(10):
-            while not all(row.ended_at for row in await house.store.of(house.account.id)):  # noqa: ASYNC110 - a table sets no event
+        async with asyncio.timeout(20):
+            while {row.object for row in await house.store.of(house.account.id) if row.ended_at} != set(OBJECTS):  # noqa: ASYNC110 - a table sets no event
                 await asyncio.sleep(0.05)
     finally:
         for role in roles:
             await role.drain(5)
     assert {row.object: row.waiting for row in await house.store.of(house.account.id)} == dict.fromkeys(OBJECTS, "")
+
+
+async def test_locks_of_many_accounts_take_one_connection(settings: Settings) -> None:
+    """INVARIANT: who compares accounts starves nobody of the database. If this fails, five accounts stop every role for 30 s."""
+    engine, another = build_engine(settings.model_copy(update={"database_pool": 2})), build_engine(settings)
+    store, other = Reconciliations(engine), Reconciliations(another)
+    try:
+        async with asyncio.timeout(10), AsyncExitStack() as stack:
+            names = [f"hubspot:{number}" for number in range(8)]
+            assert all([await stack.enter_async_context(store.owning(name)) for name in names])
+            async with engine.connect() as connection:
+                assert await connection.scalar(text("select 1")) == 1
+            async with other.owning(names[0]) as theirs:
+                assert not theirs
+        async with other.owning(names[0]) as theirs:
+            assert theirs
+    finally:
+        await engine.dispose()
+        await another.dispose()
 
 
 async def test_a_position_belongs_to_whom_it_was_given_and_a_lock_to_one(house: House) -> None:

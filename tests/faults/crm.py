@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import signal
 import sys
@@ -223,6 +224,7 @@ def extend(sandbox: Sandbox, seed: int) -> None:
 
 async def serve(data: Path, seed: int, time_scale: float) -> None:
     """Until SIGTERM, or until the process that started it is gone."""
+    parent = os.getppid()
     sandbox = Sandbox(data, seed=seed, time_scale=time_scale)
     base = await sandbox.start()
     sandbox.call(lambda: extend(sandbox, seed))
@@ -231,7 +233,7 @@ async def serve(data: Path, seed: int, time_scale: float) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     sys.stdout.write(json.dumps({"sandbox": base}) + "\n")
     sys.stdout.flush()
-    watching = asyncio.ensure_future(_until_orphaned(stopped))
+    watching = asyncio.ensure_future(_until_orphaned(parent, stopped))
     await stopped.wait()
     watching.cancel()
     await sandbox.stop()

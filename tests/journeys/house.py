@@ -208,6 +208,7 @@ def _environment(settings: Settings, collector: Collector) -> dict[str, str]:
         "HOOKLINE_INGRESS_PORT": str(settings.ingress_port),
         "HOOKLINE_PUBLIC_URL": settings.public_url or "",
         "HOOKLINE_OPS_PORT": str(settings.ops_port),
+        "HOOKLINE_API_PORT": "0",
         "HOOKLINE_COALESCE_WINDOW_SECONDS": "0.3",
         "HOOKLINE_CRM_TIMEOUT_SECONDS": "1",
         "HOOKLINE_TRACE_RATIO": "1",
