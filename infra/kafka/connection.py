@@ -8,11 +8,16 @@ from typing import Any
 from faststream.kafka import KafkaBroker
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
 
+from infra.kafka.resets import survive_resets
 from infra.settings import Settings, SettingsError, variable
 
 
 def options(settings: Settings) -> dict[str, Any]:
-    """Keyword arguments that aiokafka's producer, consumer and admin client share. Raises SettingsError without an address."""
+    """Keyword arguments that aiokafka's producer, consumer and admin client share. Raises SettingsError without an address.
+
+    Whoever asks is about to connect: from here on connections survive resets (`infra.kafka.resets`).
+    """
+    survive_resets()
     if not settings.kafka_url:
         raise SettingsError(f"{variable('kafka_url')} is not set: host:port,host:port of the bootstrap servers")
     found: dict[str, Any] = {

@@ -41,6 +41,10 @@ DOWNSTREAM = "downstream"
 _NO_FAULT = frozenset({_MEMORY, DOWNSTREAM})
 
 
+class FetcherEndedError(RuntimeError):
+    """The consumer would stay silent for ever."""
+
+
 class Pump:
     """Consumes `topics` as a member of `group`. All methods belong to the event loop that `start` ran in."""
 
@@ -287,6 +291,7 @@ class Pump:
                 await asyncio.sleep(POLL_SECONDS)
                 continue
             now = time.monotonic()
+            self._look_after_fetcher()
             if fetched and not self._draining:
                 # No await between getmany's return and here: a revoke cannot come in between.
                 for records in fetched.values():
@@ -298,6 +303,14 @@ class Pump:
             if now - reported > 1.0:
                 reported = now
                 self._report()
+
+    def _look_after_fetcher(self) -> None:
+        """Aiokafka's consumer stays in its group, and its `getmany` answers nothing, when the task that fetches has ended."""
+        task = getattr(getattr(self._consumer, "_fetcher", None), "_fetch_task", None)
+        if task is not None and task.done() and not self._draining:
+            raise FetcherEndedError(
+                f"{self._group} fetches nothing any more: aiokafka's fetcher ended; start this role again (it goes on where it stopped)"
+            )
 
     def _hold_fetching(self) -> None:
         self._paused[_MEMORY] = 1

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from types import SimpleNamespace
 
 import pytest
 from aiokafka import TopicPartition
 
-from infra.kafka.pump import PoisonLimits, Pump, TooMuchPoison, Unavailable
+from infra.kafka.pump import FetcherEndedError, PoisonLimits, Pump, TooMuchPoison, Unavailable
 from infra.settings import Settings, SettingsError
 from infra.unavailable import BrokerUnavailable
 from tests.infra.kafka.consumer import FakeConsumer
@@ -54,6 +55,24 @@ async def test_handles_in_order_and_commits_what_is_finished() -> None:
     async with pumping(consumer, handler):
         await until(lambda: consumer.committed == {ONE: 3, TWO: 1})
     assert [offset for partition, offset in seen if partition == 0] == [0, 1, 2]
+
+
+async def test_a_consumer_whose_fetcher_ended_stops_the_pump_instead_of_staying_silent() -> None:
+    """INVARIANT: a pump that can fetch nothing says so. If this fails, a group's lag grows while its role is healthy."""
+    consumer = FakeConsumer()
+    ended = asyncio.get_running_loop().create_future()
+    consumer._fetcher = SimpleNamespace(_fetch_task=ended)
+
+    async def handler(raws) -> None:
+        return None
+
+    async with pumping(consumer, handler) as pump:
+        consumer.append(0, b"a")
+        await until(lambda: consumer.committed == {ONE: 1})
+        ended.set_result(None)
+        with pytest.raises(FetcherEndedError, match="start this role again"):
+            async with asyncio.timeout(5):
+                await pump.wait()
 
 
 async def test_a_bug_is_bisected_to_the_message_that_fails_alone() -> None:
