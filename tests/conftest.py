@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 
 import pytest
@@ -11,6 +12,10 @@ pytest_plugins = ["tests.servers"]
 
 # A worker process of pytest-xdist is given its parent's width here; what a command prints must not depend on it.
 os.environ.pop("COLUMNS", None)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell's `&` starts us so, and the processes that tests interrupt would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _LOCAL = ("127.", "::1", "localhost")
 
