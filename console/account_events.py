@@ -119,10 +119,10 @@ async def told(found: Registry, engine: AsyncEngine, account: str) -> list[str]:
     channel = str(endpoint.config.get("channel") or "no channel")
     if not endpoint.enabled:
         return [f"{channel}: off"]
-    standings = await StreamStore(engine).standings([endpoint.id])
-    if not standings:
+    standing = await StreamStore(engine).standing(endpoint.id)
+    if standing is None:
         return [f"{channel}: not started; does `hookline serve salesforce-events` (or `up`) run?"]
-    return _lines(channel, standings[0], datetime.now(UTC))
+    return _lines(channel, standing, datetime.now(UTC))
 
 
 def _lines(channel: str, one: Standing, now: datetime) -> list[str]:

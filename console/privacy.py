@@ -17,7 +17,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from console.privacy_export import collected, made
+from console.privacy_export import collected
+from console.private_file import made
 from console.reading import Selection, read_range
 from console.runtime import ConsoleError, err, local_settings, need, out, run
 from infra.crm.vendors import connect

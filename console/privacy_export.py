@@ -7,19 +7,16 @@ Records that mention the person are given as far as they do: an association, a n
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import orjson
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from console.reading import Selection, read_range
-from console.runtime import ConsoleError
 from infra.kafka.codec import Codec, Received
 from infra.keyring import Keyring, Undecryptable, key_id_of, open_sealed
 from infra.privacy.calling import names_any
@@ -42,18 +39,6 @@ class Held:
 
     content: dict[str, Any] = field(repr=False)
     counts: dict[str, int]
-
-
-def made(file: Path) -> TextIO:
-    """A new file that only its owner may read; raises ConsoleError when there is one."""
-    try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise ConsoleError(f"{file} exists: it is not written over, choose another name") from None
-    except OSError as error:
-        raise ConsoleError(f"{file} cannot be written: {error.strerror}") from error
-    os.fchmod(descriptor, 0o600)  # whatever the umask says
-    return os.fdopen(descriptor, "w", encoding="utf-8")
 
 
 async def collected(settings: Settings, engine: AsyncEngine, keyring: Keyring, people: People, ref: RecordRef) -> Held:

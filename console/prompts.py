@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,7 +60,7 @@ def list_(*, as_json: AsJson = False) -> None:
             "cache_ttl_seconds": file.cache_ttl_seconds,
             "file": str(path),
         }
-        for path, file in _files(read_settings())
+        for path, file in _files(_analyses(read_settings()))
     ]
     if as_json:
         typer.echo(json.dumps({"prompts": found}))
@@ -164,17 +164,20 @@ def _show(found: dict[str, Any]) -> None:
 
 
 def _installed(settings: Settings, name: str) -> dict[str, Analysis]:
-    found = load("processors.analyses", Analysis, None)  # type: ignore[type-abstract]  # the protocol is only asked for its members
-    asking = sorted(file.name for _, file in _files(settings))
+    found = _analyses(settings)
+    asking = sorted(file.name for _, file in _files(found))
     if name not in asking:
         raise ConsoleError(f"there is no prompt {name!r}: there are {', '.join(asking)}")
     return found
 
 
-def _files(settings: Settings) -> Iterator[tuple[Path, PromptFile]]:
+def _analyses(settings: Settings) -> dict[str, Analysis]:
+    return load("processors.analyses", Analysis, settings.analyses)  # type: ignore[type-abstract]  # the protocol is only asked for its members
+
+
+def _files(analyses: Mapping[str, Analysis]) -> Iterator[tuple[Path, PromptFile]]:
     """The prompt files beside the analyses; one that asks no model has none."""
-    found = load("processors.analyses", Analysis, settings.analyses)  # type: ignore[type-abstract]  # as above
-    for analysis in found.values():
+    for analysis in analyses.values():
         path = Path(inspect.getfile(type(analysis))).with_name("prompt.md")
         if path.exists():
             try:

@@ -7,11 +7,11 @@ it finishes and commits. A role that stops by itself stops the process, with its
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from infra.http_server import settle_memory
 from infra.ops import serve_ops
 from infra.role import Parts, RoleApp
 from infra.settings import Role as RoleName
@@ -86,6 +86,7 @@ async def running(settings: Settings, names: Sequence[RoleName]) -> AsyncIterato
             if role.name == "ingress":
                 await role.start()
                 started.insert(0, role)
+        settle_memory()
         yield {role.name: role for role in roles}
     finally:
         for role in started:
@@ -103,11 +104,6 @@ async def serve(settings: Settings, names: Sequence[RoleName]) -> None:
     async with running(settings, names) as roles:
         checks = {f"{role.name}.{name}": check for role in roles.values() for name, check in role.readiness().items()}
         ops = await serve_ops(settings, checks)
-        # What stands now stays: without it in view a collection looks at the last messages alone, not at all modules of all roles.
-        # And seldom: what messages leave behind goes by counting references, and what is remembered of records is no garbage.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 100)
         log("console").info("ready", roles=list(names), ops_port=ops.port)
         watched = {asyncio.create_task(role.wait(), name=role.name) for role in roles.values()}
         stopping = asyncio.create_task(stop.wait())

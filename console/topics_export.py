@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 
 from console.payloads import plain
+from console.private_file import made
 from console.reading import raw_range, reader
-from console.runtime import ConsoleError, err, need, registry, run
+from console.runtime import err, need, registry, run
 from console.topics_range import (
     Account,
     Asked,
@@ -62,7 +62,7 @@ def export(
     async def command() -> None:
         async with registry() as (_, settings, _engine, keyring):
             need(settings, "kafka_url")
-            with _made(file) as written:
+            with made(file) as written:
                 async for line in _lines(settings, Codec(keyring, "hookline/console"), wanted, sealed=sealed):
                     written.write(json.dumps(line, ensure_ascii=False) + "\n")
                     counts["unreadable" if "unreadable" in line else "messages"] += 1
@@ -79,17 +79,6 @@ def export(
         err.print(
             "It holds customers' data in the clear: keep it as you keep the CRM, and delete it when you are done."
         )
-
-
-def _made(file: Path) -> TextIO:
-    try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise ConsoleError(f"{file} exists: it is not written over, choose another name") from None
-    except OSError as error:
-        raise ConsoleError(f"{file} cannot be written: {error.strerror}") from error
-    os.fchmod(descriptor, 0o600)  # whatever the umask says
-    return os.fdopen(descriptor, "w", encoding="utf-8")
 
 
 async def _lines(settings: Settings, codec: Codec, wanted: Asked, *, sealed: bool) -> AsyncIterator[dict[str, Any]]:

@@ -24,10 +24,10 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from infra.http_server import listen
 from infra.ops import serve_ops
 from infra.settings import Settings, require, variable
 from infra.telemetry import configure, log
-from ingress.server import listen
 
 STEADY_SECONDS = 30.0
 """A worker that has lived for so long begins its pauses from the start."""
@@ -72,7 +72,7 @@ class Workers:
     async def run(self, ready: Callable[[], object] | None = None) -> None:
         """Serve until `stop`; raises SettingsError when the port is taken or settings are missing. `ready`: all have been started."""
         require(self._settings, "ingress")
-        self._socket = listen(self._settings.ingress_host, self._settings.ingress_port)
+        self._socket = listen(self._settings.ingress_host, self._settings.ingress_port, "ingress_port")
         self._lifeline, held = os.pipe()
         ops = await serve_ops(self._settings, {f"worker {each.number}": self._asker(each) for each in self.workers},
                               any_suffices=True, metrics_page=self._metrics)  # fmt: skip

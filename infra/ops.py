@@ -9,15 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from infra import metrics
-from infra.settings import Settings, SettingsError, variable
+from infra.http_server import Server, listen
+from infra.settings import Settings, variable
 
 Check = Callable[[], Awaitable[str | None]]
 """None: fine. A text: what is wrong, for people. May raise; may take its time, which is cut at CHECK_SECONDS."""
@@ -44,6 +49,25 @@ async def ask_all(readiness: Mapping[str, Check]) -> dict[str, str | None]:
 
     answers = await asyncio.gather(*(ask(check) for check in readiness.values()))
     return dict(zip(readiness, answers, strict=True))
+
+
+async def ask_postgres(engine: AsyncEngine) -> str | None:
+    """A check; never raises."""
+    try:
+        async with engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+    except (SQLAlchemyError, OSError) as error:
+        return f"PostgreSQL does not answer ({type(error).__name__}): check {variable('database_url')}"
+    return None
+
+
+async def ask_redis(redis: Redis) -> str | None:
+    """A check; never raises."""
+    try:
+        await redis.ping()
+    except (RedisError, OSError) as error:
+        return f"Redis does not answer ({type(error).__name__}): check {variable('redis_url')}"
+    return None
 
 
 class _Ops:
@@ -116,23 +140,7 @@ async def serve_ops(
         _Ops(readiness, metrics_page, any_suffices=any_suffices), host=settings.ops_host, port=settings.ops_port, log_config=None, access_log=False, lifespan="off",
         timeout_graceful_shutdown=2,
     )  # fmt: skip
-    try:
-        # Bound here: uvicorn would end the process when the port is taken.
-        bound = await asyncio.get_running_loop().run_in_executor(None, _bind, settings.ops_host, settings.ops_port)
-    except OSError as error:
-        raise SettingsError(
-            f"{settings.ops_host}:{settings.ops_port} cannot be bound ({error.strerror}): set {variable('ops_port')} to another port, or to 0"
-        ) from error
-    server = uvicorn.Server(config)
-    # The starter of the process owns its signals.
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment] # uvicorn has no switch for it
-    task = asyncio.get_running_loop().create_task(server.serve(sockets=[bound]), name="ops")
-    while not server.started and not task.done():  # noqa: ASYNC110 -- uvicorn tells it by a flag alone
-        await asyncio.sleep(0.01)
-    return OpsServer(server, task, bound.getsockname()[1])
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    found = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    found.setblocking(False)
-    return found
+    loop = asyncio.get_running_loop()
+    bound = await loop.run_in_executor(None, listen, settings.ops_host, settings.ops_port, "ops_port")
+    server = Server(config)
+    return OpsServer(server, await server.begin(bound, "ops"), bound.getsockname()[1])

@@ -15,9 +15,6 @@ from typing import Any, Protocol
 from faststream import FastStream
 from faststream.specification import AsyncAPI
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
-from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from infra import telemetry
@@ -31,7 +28,7 @@ from infra.kafka.pump import Handler, Pump
 from infra.kafka.raw import Raw
 from infra.kafka.topics import check_topics
 from infra.keyring import Keyring
-from infra.ops import Check
+from infra.ops import Check, ask_postgres, ask_redis
 from infra.redis import build_redis
 from infra.settings import Role as RoleName
 from infra.settings import Settings, SettingsError, require, variable
@@ -134,20 +131,11 @@ class Parts:
 
     async def ask_postgres(self) -> str | None:
         """For readiness."""
-        try:
-            async with self.engine.connect() as connection:
-                await connection.execute(text("SELECT 1"))
-        except (SQLAlchemyError, OSError) as error:
-            return f"PostgreSQL does not answer ({type(error).__name__}): check {variable('database_url')}"
-        return None
+        return await ask_postgres(self.engine)
 
     async def ask_redis(self) -> str | None:
         """For readiness."""
-        try:
-            await self.redis.ping()
-        except (RedisError, OSError) as error:
-            return f"Redis does not answer ({type(error).__name__}): check {variable('redis_url')}"
-        return None
+        return await ask_redis(self.redis)
 
 
 class Role:

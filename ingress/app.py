@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from infra import metrics
+from infra.http_server import listen
 from infra.plugins import load
 from infra.role import Parts, Readiness, Role
 from infra.settings import Settings, SettingsError, require, variable
@@ -28,7 +29,7 @@ from ingress.outlet import Outlet
 from ingress.proxies import Proxies
 from ingress.rates import Rates
 from ingress.receiver import ACK_SECONDS, Receiver
-from ingress.server import HttpServer, listen, settle_memory, taken_over, wire_limits
+from ingress.server import HttpServer, taken_over, wire_limits
 from ingress.sources.source import Source
 from schemas.delivery import Refusal
 from schemas.topics import DELIVERIES
@@ -159,7 +160,6 @@ class Ingress(Role):
     async def _listen(self) -> None:
         listening = self._socket()
         self.port = listening.getsockname()[1]
-        settle_memory()
         direct = self._receiver.direct if self._receiver is not None else None
         self._server = HttpServer(
             self, wire_limits(self.settings), self._note_wire, tls.options(self.settings),
@@ -171,7 +171,7 @@ class Ingress(Role):
         if self.settings.ingress_socket is not None:
             # A copy: several roles of one process, or a second start, may be given the same one.
             return taken_over(os.dup(self.settings.ingress_socket))
-        return listen(self.settings.ingress_host, self.settings.ingress_port)
+        return listen(self.settings.ingress_host, self.settings.ingress_port, "ingress_port")
 
     def _note_wire(self, cause: Refusal, detail: str) -> str:
         """Count and list what never became a request."""

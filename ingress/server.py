@@ -7,51 +7,17 @@ for all that are inside, then the end. Why this server: docs/adr/0010.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import uvicorn
 
+from infra.http_server import BACKLOG, KEEP_ALIVE_SECONDS, Server
 from infra.settings import Settings, SettingsError, variable
 from ingress.wire import Guard, Noted, Take, WireLimits
 
-BACKLOG = 2_048
-KEEP_ALIVE_SECONDS = 75
-"""Longer than the 60 s that load balancers keep an idle connection, so that none sends on one that we are closing."""
 LEAVE_SECONDS = 15
-
-
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.ready = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals to the starter of the process."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say so."""
-        await super().startup(sockets=sockets)
-        self.ready.set()
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket, in a class of its own for errors: uvicorn would end the process when the port is taken."""
-    try:
-        found = socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG
-        )
-    except OSError as error:
-        raise SettingsError(
-            f"{host}:{port} cannot be bound ({error.strerror}): set {variable('ingress_port')} to another port, or to 0"
-        ) from error
-    found.setblocking(False)
-    return found
 
 
 def taken_over(descriptor: int) -> socket.socket:
@@ -67,13 +33,6 @@ def taken_over(descriptor: int) -> socket.socket:
         raise SettingsError(f"{variable('ingress_socket')} does not listen: unset it")
     found.setblocking(False)
     return found
-
-
-def settle_memory() -> None:
-    """Leave what is there for good out of every collection, and collect seldom: a request makes no cycles worth a search."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
 
 
 def wire_limits(settings: Settings) -> WireLimits:
@@ -116,26 +75,20 @@ class HttpServer:
             timeout_graceful_shutdown=LEAVE_SECONDS,
             **(tls or {}),
         )
-        self._server = _Server(config)
-        self._task: asyncio.Task[None] | None = None
+        self._server = Server(config)
 
     async def start(
         self, listening: socket.socket, ended: Callable[[asyncio.Task[None]], object] | None = None
     ) -> None:
         """Serve; `ended` is told when it ends, also by itself."""
         self._guard.start()
-        loop = asyncio.get_running_loop()
-        self._task = loop.create_task(self._server.serve(sockets=[listening]), name="ingress-http")
+        task = await self._server.begin(listening, "ingress-http")
         if ended is not None:
-            self._task.add_done_callback(ended)
-        ready = loop.create_task(self._server.ready.wait())
-        await asyncio.wait([ready, self._task], return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
+            task.add_done_callback(ended)
 
     async def stop(self) -> None:
         """Take no more requests, and answer those that are inside. May be called twice."""
-        if self._task is not None:
+        if self._server.task is not None:
             self._server.should_exit = True
-            await asyncio.wait([self._task], timeout=LEAVE_SECONDS + 5)
-            self._task = None
+            await asyncio.wait([self._server.task], timeout=LEAVE_SECONDS + 5)
         await self._guard.stop()

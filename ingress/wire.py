@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from ingress import answers
+from ingress.sources.source import json_refused
 from ingress.tls import CLIENT_CERTIFICATE, verified_certificate
 from schemas.delivery import Refusal
 
@@ -82,16 +83,11 @@ class Guard:
     def response(self, refusal: Refusal, detail: str) -> bytes:
         """The whole answer on the wire."""
         request_id = self._noted(refusal, detail)
-        body = b'{"accepted":false,"cause":"%b"}' % refusal.encode()
+        answer = json_refused(refusal, answers.STATUS[refusal])
         again = answers.RETRY_AFTER.get(refusal)
-        return b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%bconnection: close\r\n\r\n%b" % (
-            answers.STATUS[refusal],
-            _PHRASES[answers.STATUS[refusal]],
-            len(body),
-            request_id.encode(),
-            b"" if again is None else b"retry-after: %d\r\n" % again,
-            body,
-        )  # fmt: skip
+        wait = b"" if again is None else b"retry-after: %d\r\n" % again
+        head = answers.head_of(answer) + request_id.encode() + b"\r\n" + wait
+        return head + b"connection: close\r\n\r\n" + answer[2]
 
     async def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
@@ -100,9 +96,6 @@ class Guard:
             now = loop.time()
             for connection in [found for found in self._open if found.overdue(now)]:
                 connection.cut()
-
-
-_PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large", 503: b"Service Unavailable"}  # fmt: skip
 
 
 _VERSIONS = frozenset({"1.0", "1.1"})

@@ -154,6 +154,13 @@ class Core:
         """See `Told.headroom`."""
         self._told.headroom(line, headroom)
 
+    def heard(self, line: Line, headroom: Headroom | None, quiet: float) -> None:
+        """All that one answer said of its limits; see `llm_gateway.attempts`."""
+        if quiet > 0:
+            self.quiet(line, quiet)
+        if headroom is not None:
+            self.told(line, headroom)
+
     # after
 
     def settle(
@@ -175,6 +182,10 @@ class Core:
         counted = taken - usage.cached_input_tokens
         packed = self._trips.settle(grant, b"answered", taken, nano(usage.cost_usd), counted, sealed, told)
         self._settling.send(grant, packed, done)
+
+    def give_back(self, grant: Grant, error: BaseException) -> None:
+        """`release`, for whoever does not know whether the provider was asked: a closed circuit is found before that."""
+        self.release(grant, error, sent=not (isinstance(error, ModelUnavailable) and error.cause == "CIRCUIT_OPEN"))
 
     def release(self, grant: Grant, error: BaseException | None = None, *, sent: bool = True) -> None:
         """It was not answered: what was reserved comes back. `error` is told to the replicas that wait for the same answer,

@@ -9,19 +9,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llm_gateway import pricing
+from llm_gateway.asking import Turns, added, completion_of, turns_of
 from llm_gateway.models import estimated_tokens, facts_of
 from llm_gateway.prompt import Answer, InputRefused, ModelUnavailable, OutputInvalid, Prompt, T
-from llm_gateway.providers.provider import Completed, Completion, Message, ProviderFailure, QuestionRefused
+from llm_gateway.providers.provider import Completed, Message, ProviderFailure, QuestionRefused
 from llm_gateway.routing import Route
-from llm_gateway.shape import shape_of
 from llm_gateway.validation import InvalidOutput, read
 from schemas.insight import Usage
 
-_THINKING_TOKENS = 1_024
-
 
 class Direct:
-    """Asks a route's model. Remembers what was asked last."""
+    """Asks a route's model, and counts how often."""
 
     def __init__(self, route: Route, *, timeout: float = 60.0) -> None:
         """`timeout`: seconds of one attempt; there is one, and one repair."""
@@ -32,8 +30,7 @@ class Direct:
 
     async def ask(self, prompt: Prompt[T], /) -> Answer[T]:
         """The validated answer. Raises ModelUnavailable, OutputInvalid, InputRefused; calling it twice asks twice."""
-        told = shape_of(prompt.answer).told(self._facts.structured)
-        turns = (Message("system", prompt.system + told), Message("user", prompt.user))
+        turns = turns_of(prompt, self._facts)
         said = sum(estimated_tokens(turn.content) for turn in turns)
         if said + prompt.max_output_tokens > self._facts.context_tokens:
             raise InputRefused(f"{prompt.name}: about {said} tokens do not fit into {self._facts.name}")
@@ -48,31 +45,15 @@ class Direct:
             answer = self._answered(prompt, read(second, prompt.answer), second)
         except InvalidOutput as invalid:
             raise OutputInvalid(prompt.name, invalid.outcome, invalid.detail) from None
-        spent = self._usage(first)
-        usage = Usage(
-            input_tokens=spent.input_tokens + answer.usage.input_tokens,
-            output_tokens=spent.output_tokens + answer.usage.output_tokens,
-            cost_usd=spent.cost_usd + answer.usage.cost_usd,
-        )
-        return replace(answer, usage=usage)
+        return replace(answer, usage=added(self._usage(first), answer.usage))
 
     async def close(self) -> None:
         """Give up connections; may be called twice."""
         await self._route.provider.close()
 
-    async def _once(self, prompt: Prompt[T], turns: tuple[Message, ...]) -> Completed:
+    async def _once(self, prompt: Prompt[T], turns: Turns) -> Completed:
         self.calls += 1
-        rules = prompt.rules
-        room = prompt.max_output_tokens + (_THINKING_TOKENS if self._facts.reasons else 0)
-        request = Completion(
-            model=self._route.model,
-            messages=turns,
-            response_format=shape_of(prompt.answer).response_format(self._facts.structured),
-            max_output_tokens=min(room, self._facts.max_output_tokens),
-            temperature=prompt.temperature,
-            timeout=self._timeout,
-            rules=None if rules is None else lambda: rules(prompt.facts).model_dump_json(),
-        )
+        request = completion_of(prompt, turns, self._route.model, self._facts, self._timeout)
         try:
             return await self._route.provider.complete(request)
         except ProviderFailure as failure:

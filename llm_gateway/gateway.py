@@ -21,6 +21,7 @@ from infra.settings import Settings
 from infra.telemetry import log
 from llm_gateway import cache, routing
 from llm_gateway.accounting import Ledger, Stats
+from llm_gateway.asking import able, added, cause_of, is_ours, part_of
 from llm_gateway.attempts import Attempts
 from llm_gateway.cache import Entry
 from llm_gateway.core import Core
@@ -47,10 +48,6 @@ from llm_gateway.validation import InvalidOutput, read
 from schemas.insight import Usage
 
 _LEAST_DEADLINE_SECONDS = 0.1
-_SHARE = 0.6
-"""Of the time that is left, what a model may take while there is another one to ask."""
-_NOBODY = frozenset({"REDIS_AWAY", "DATABASE_AWAY", "STOPPING"})
-"""Troubles of ours, that the next model would meet as well."""
 _log = log("llm_gateway")
 
 
@@ -120,8 +117,7 @@ class Gateway:
         try:
             return await self._routed(prompt, caller, self._traits(prompt, caller), deadline, refresh=refresh)
         except GatewayError as error:
-            cause = error.cause if isinstance(error, ModelUnavailable) else type(error).__name__
-            metrics.MODEL_WITHHELD.labels(caller.analysis, cause).inc()
+            metrics.MODEL_WITHHELD.labels(caller.analysis, cause_of(error)).inc()
             raise
 
     def models_for(self, prompt: Prompt[T], caller: Caller) -> tuple[str, ...]:
@@ -148,36 +144,33 @@ class Gateway:
         for tier in tiers[:-1]:
             assert judge is not None
             try:
-                answer = await self._tier(tier, prompt, caller, _part(deadline), refresh=refresh)
+                answer = await self._tier(tier, prompt, caller, part_of(deadline), refresh=refresh)
             except (OutputInvalid, InputRefused, ModelUnavailable, RateLimited) as error:
-                if isinstance(error, ModelUnavailable) and error.cause in _NOBODY:
+                if is_ours(error):
                     raise
                 metrics.MODEL_CASCADES.labels(prompt.name, "unanswered").inc()
                 continue
-            spent = _added(spent, answer.usage)
+            spent = added(spent, answer.usage)
             if self._routing.accepts(judge(answer.value)):
                 metrics.MODEL_CASCADES.labels(prompt.name, "accepted").inc()
                 return replace(answer, usage=spent.model_copy(update={"cached": answer.cached}))
             metrics.MODEL_CASCADES.labels(prompt.name, "passed_on").inc()
         answer = await self._tier(tiers[-1], prompt, caller, deadline, refresh=refresh)
         free = answer.cached and not (spent.input_tokens or spent.output_tokens)
-        return replace(answer, usage=_added(spent, answer.usage).model_copy(update={"cached": free}), cached=free)
+        return replace(answer, usage=added(spent, answer.usage).model_copy(update={"cached": free}), cached=free)
 
     async def _tier(
         self, tier: routing.Tier, prompt: Prompt[T], caller: Caller, deadline: float, *, refresh: bool
     ) -> Answer[T]:
         """The answer of the first of its models that can answer. Raises the last one's error."""
-        allows = self.core.breakers.allows
-        # One whose circuit is open is passed over, unless all are: then the first says until when.
-        models = [route for route in tier if allows(route.provider.name, route.model)] or [tier[0]]
+        models = able(tier, self.core.breakers.allows)
         for route in models[:-1]:
             try:
-                return await self._one(self._doors[route], prompt, caller, _part(deadline), refresh=refresh)
+                return await self._one(self._doors[route], prompt, caller, part_of(deadline), refresh=refresh)
             except (ModelUnavailable, InputRefused, RateLimited) as error:
-                if isinstance(error, ModelUnavailable) and error.cause in _NOBODY:
+                if is_ours(error):
                     raise
-                cause = error.cause if isinstance(error, ModelUnavailable) else type(error).__name__
-                metrics.MODEL_FALLBACKS.labels(route.provider.name, route.model, cause).inc()
+                metrics.MODEL_FALLBACKS.labels(route.provider.name, route.model, cause_of(error)).inc()
                 _log.warning("model_passed_over", provider=route.provider.name, model=route.model, why=str(error))
         return await self._one(self._doors[models[-1]], prompt, caller, deadline, refresh=refresh)
 
@@ -273,13 +266,7 @@ class Gateway:
             door.settle(question, held, asked, error=given_up, repair=True)
             raise given_up from None
         door.settle(question, held, asked, sealed=self._sealed(door, question, asked, value), repair=True)
-        more = _spent(asked)
-        usage = Usage(
-            input_tokens=spent.input_tokens + more.input_tokens,
-            output_tokens=spent.output_tokens + more.output_tokens,
-            cost_usd=spent.cost_usd + more.cost_usd,
-        )
-        return self._answered(door, prompt, asked, value, usage)
+        return self._answered(door, prompt, asked, value, added(spent, _spent(asked)))
 
     def _answered(self, door: Metered, prompt: Prompt[T], asked: Asked, value: T, usage: Usage) -> Answer[T]:
         return Answer(value, asked.completed.model, door.provider, usage, cached=False, prompt_version=prompt.version)
@@ -304,20 +291,6 @@ class Gateway:
         return Answer(
             value, entry.model, entry.provider, Usage(cached=True), cached=True, prompt_version=prompt.version
         )
-
-
-def _part(deadline: float) -> float:
-    """A deadline that leaves time for whoever is asked next."""
-    now = asyncio.get_running_loop().time()
-    return now + _SHARE * max(0.0, deadline - now)
-
-
-def _added(one: Usage, other: Usage) -> Usage:
-    return Usage(
-        input_tokens=one.input_tokens + other.input_tokens,
-        output_tokens=one.output_tokens + other.output_tokens,
-        cost_usd=one.cost_usd + other.cost_usd,
-    )
 
 
 def _spent(asked: Asked) -> Usage:

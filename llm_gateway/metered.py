@@ -7,29 +7,25 @@ accounted even when its caller has left.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llm_gateway import pricing
 from llm_gateway.accounting import Ledger
+from llm_gateway.answered import answered
+from llm_gateway.asking import Turns, completion_of, room_of, turns_of
 from llm_gateway.attempts import Attempts
 from llm_gateway.core import Core
 from llm_gateway.models import Structured, estimated_tokens, facts_of
 from llm_gateway.policy import nano
-from llm_gateway.prompt import Caller, InputRefused, ModelUnavailable, Prompt, T
-from llm_gateway.providers.provider import Completed, Completion, Headroom, Message
+from llm_gateway.prompt import Caller, InputRefused, Prompt, T
+from llm_gateway.providers.provider import Completed, Headroom
 from llm_gateway.question import Grant, Hit, Line, Question, Usage
 from llm_gateway.routing import Route
-from llm_gateway.shape import shape_of
 
 _EXPECTED_OUTPUT_TOKENS = 500
 """First guess of an answer's length; afterwards what the prompt's answers have been."""
-_THINKING_TOKENS = 1_024
-"""Room for what a reasoning model thinks, at low effort, before it answers: it counts as output."""
 _LEARNS = 0.2
-
-Turns = tuple[Message, ...]
 
 
 @dataclass(slots=True)
@@ -71,8 +67,7 @@ class Metered:
 
     def turns(self, prompt: Prompt[T]) -> Turns:
         """The question as the model is told it."""
-        told = shape_of(prompt.answer).told(self._facts.structured)
-        return (Message("system", prompt.system + told), Message("user", prompt.user))
+        return turns_of(prompt, self._facts)
 
     def question(
         self,
@@ -92,7 +87,7 @@ class Metered:
                 f"{self._facts.context_tokens}: shorten what the prompt is given, or choose a model with a larger context"
             )
         usual = min(int(self._usual_output.get(prompt.name, _EXPECTED_OUTPUT_TOKENS)), prompt.max_output_tokens)
-        room = self._room(prompt)
+        room = room_of(prompt, self._facts)
         return Question(
             caller.tenant,
             caller.user,
@@ -124,37 +119,22 @@ class Metered:
 
     def give_back(self, grant: Grant, error: BaseException) -> None:
         """It was not answered. Never waits, never fails; may be called twice."""
-        # A closed circuit is found before anything is sent: the place in the minute comes back as well.
-        sent = not (isinstance(error, ModelUnavailable) and error.cause == "CIRCUIT_OPEN")
-        self._core.release(grant, error, sent=sent)
+        self._core.give_back(grant, error)
 
     async def ask_unsettled(self, prompt: Prompt[T], turns: Turns, grant: Grant, deadline: float) -> Asked:
         """The same, and the grant stays with the caller, whatever is raised: several may share the call."""
-        response_format = shape_of(prompt.answer).response_format(self._facts.structured)
-        rules, room = _as_text(prompt), self._room(prompt)
-
-        def completion(seconds: float) -> Completion:
-            return Completion(
-                model=self._route.model,
-                messages=turns,
-                response_format=response_format,
-                max_output_tokens=room,
-                temperature=prompt.temperature,
-                timeout=seconds,
-                rules=rules,
-            )
-
+        first = completion_of(prompt, turns, self._route.model, self._facts, 0.0)
         clock = asyncio.get_running_loop().time
         began = clock()
         completed, attempts = await self._attempts.complete(
             self._route.provider,
-            completion,
+            lambda seconds: replace(first, timeout=seconds),
             self._route.model,
             deadline,
             turn=lambda: self._core.again(grant, deadline),
             told=self._told,
         )
-        return Asked(completed, self._usage(completed, attempts, clock() - began))
+        return Asked(completed, pricing.usage_of(self._line.provider, completed, attempts, clock() - began))
 
     def settle(
         self,
@@ -175,40 +155,7 @@ class Metered:
             expected = max(1.0, (question.tokens - min(usual, question.tokens)) / guess)
             ratio = min(3.0, max(0.3, usage.input_tokens / expected))
             self._guessed[name] = (1 - _LEARNS) * guess + _LEARNS * ratio
-        day, ledger = grant.day, self._ledger
-        ledger.call(question, usage, day=day, repair=repair)
-        self._core.settle(
-            grant,
-            usage,
-            sealed=sealed,
-            error=error,
-            done=lambda generation: ledger.settled(question, usage, day=day, generation=generation),
-        )
+        answered(self._core, self._ledger, question, grant, usage, sealed=sealed, error=error, repair=repair)
 
     def _told(self, headroom: Headroom | None, quiet: float) -> None:
-        if quiet > 0:
-            self._core.quiet(self._line, quiet)
-        if headroom is not None:
-            self._core.told(self._line, headroom)
-
-    def _room(self, prompt: Prompt[Any]) -> int:
-        room = prompt.max_output_tokens + (_THINKING_TOKENS if self._facts.reasons else 0)
-        return min(room, self._facts.max_output_tokens)
-
-    def _usage(self, completed: Completed, attempts: int, seconds: float) -> Usage:
-        provider = self._line.provider
-        return Usage(
-            completed.model,
-            completed.input_tokens,
-            completed.output_tokens,
-            completed.cached_input_tokens,
-            pricing.cost_usd(provider, completed),
-            pricing.saved_usd(provider, completed),
-            seconds,
-            attempts,
-        )
-
-
-def _as_text(prompt: Prompt[Any]) -> Callable[[], str] | None:
-    rules = prompt.rules
-    return None if rules is None else lambda: rules(prompt.facts).model_dump_json()
+        self._core.heard(self._line, headroom, quiet)

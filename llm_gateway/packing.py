@@ -26,7 +26,8 @@ from pydantic import BaseModel, ConfigDict, create_model
 
 from infra import metrics
 from llm_gateway import pricing
-from llm_gateway.metered import Asked, Metered, Turns
+from llm_gateway.asking import Turns
+from llm_gateway.metered import Asked, Metered
 from llm_gateway.models import estimated_tokens
 from llm_gateway.prompt import InputRefused, Lane, ModelUnavailable, Prompt
 from llm_gateway.providers.provider import Completed, Message
@@ -193,7 +194,9 @@ class Packer:
             asked = await metered.ask_unsettled(prompt, turns, items[0].grant, min(item.deadline for item in items))
         except InputRefused:
             # Too long together, or one of them is not taken: each finds out for itself.
-            _tell(items, lambda _: None)
+            for item in items:
+                if not item.told.done():
+                    item.told.set_result(None)
             return
         except BaseException as error:
             failure = (
@@ -299,12 +302,6 @@ def _line(item: _Item, *, mixed: bool) -> str:
     line = canonical({"id": item.id, **kind, "input": item.prompt.user}).decode()
     # JSON lets them stand; to many readers they end a line.
     return line.translate(_LINE_ENDS)
-
-
-def _tell(items: Sequence[_Item], what: Any) -> None:
-    for item in items:
-        if not item.told.done():
-            item.told.set_result(what(item))
 
 
 def _shared(metered: Metered, asked: Asked, items: Sequence[_Item], texts: Sequence[str | None]) -> list[Usage]:

@@ -16,6 +16,7 @@ from genai_prices.data_snapshot import get_snapshot
 
 from infra.telemetry import log
 from llm_gateway.providers.provider import Completed
+from llm_gateway.question import Usage
 
 PRICE_LIST = f"genai-prices {version('genai-prices')}"
 """The list that costs are computed from; which prices hold on which day stands in it."""
@@ -42,6 +43,20 @@ def saved_usd(provider: str, completed: Completed) -> float:
         return 0.0
     per_input, per_cached, _ = _per_token(provider, completed.model, datetime.now(UTC).date().isoformat())
     return min(completed.cached_input_tokens, completed.input_tokens) * (per_input - per_cached)
+
+
+def usage_of(provider: str, completed: Completed, attempts: int, seconds: float) -> Usage:
+    """What an answer took, `seconds` from the first attempt on."""
+    return Usage(
+        completed.model,
+        completed.input_tokens,
+        completed.output_tokens,
+        completed.cached_input_tokens,
+        cost_usd(provider, completed),
+        saved_usd(provider, completed),
+        seconds,
+        attempts,
+    )
 
 
 def most_usd(provider: str, model: str, input_tokens: int, output_tokens: int) -> float:

@@ -327,19 +327,16 @@ def served(settings: Settings, groq: Provider, open_: Open) -> Served | None:
     return Served(Routing(routes, tiers), models)
 
 
-def _opened(routes: Routes, groq: Provider, environment: Mapping[str, str] | None = None) -> Routing:
+def _opened(routes: Routes, groq: Provider) -> Routing:
     from llm_gateway.providers.groq import GroqProvider  # noqa: PLC0415 -- the vendor's package loads only where it is used
 
-    return Routing(routes, _tiers(routes, groq, lambda key, url, name: GroqProvider(key, url, name=name), environment))
+    return Routing(routes, _tiers(routes, groq, lambda key, url, name: GroqProvider(key, url, name=name)))
 
 
-def _tiers(
-    routes: Routes, groq: Provider, open_: Open, environment: Mapping[str, str] | None = None
-) -> dict[str, Tier]:
-    environment = os.environ if environment is None else environment
+def _tiers(routes: Routes, groq: Provider, open_: Open) -> dict[str, Tier]:
     opened: dict[str, Provider] = {"groq": groq}
     for name, elsewhere in routes.providers.items():
-        key = environment.get(elsewhere.key_variable, "")
+        key = os.environ.get(elsewhere.key_variable, "")
         if not key:
             raise SettingsError(
                 f"{elsewhere.key_variable} is not set, and the provider {name} of {variable('routes')} needs it"

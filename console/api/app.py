@@ -7,10 +7,7 @@ whose runner died is gone on with.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
-import socket
-from collections.abc import Iterator
 
 import uvicorn
 from starlette.applications import Starlette
@@ -24,6 +21,7 @@ from console.cards.app import routes as card_routes
 from console.cards.shelf import CrmShelf
 from console.connect import public_base
 from infra.crm.vendors import connect
+from infra.http_server import Server, listen
 from infra.role import Parts, Role
 from infra.settings import Settings, SettingsError, variable
 from infra.unavailable import as_unavailable
@@ -41,8 +39,7 @@ class Api(Role):
         super().__init__(settings, "api", topics=ALL, parts=parts)
         self.port = 0
         self.http: Starlette | None = None
-        self._server: _Server | None = None
-        self._serving: asyncio.Task[None] | None = None
+        self._server: Server | None = None
         self._stop_backfills = asyncio.Event()
         self._backfills: dict[str, asyncio.Task[None]] = {}
 
@@ -55,7 +52,7 @@ class Api(Role):
             self.parts.directory, CrmShelf(self.parts.engine, hubspot), lambda: public_base(self.settings)
         )
         self.http = build(Desk(self.settings, self.parts, self.publisher), OPERATIONS, cards)
-        listening = _listen(self.settings.api_host, self.settings.api_port)
+        listening = listen(self.settings.api_host, self.settings.api_port, "api_port")
         self.port = listening.getsockname()[1]
         if self.settings.api_port == 0:
             # A redirect address names the port that there is.
@@ -65,18 +62,16 @@ class Api(Role):
             self.http, log_config=None, access_log=False, lifespan="off", server_header=False, ws="none",
             timeout_keep_alive=30, timeout_graceful_shutdown=10, limit_concurrency=200,
         )  # fmt: skip
-        self._server = _Server(config)
-        self._serving = asyncio.get_running_loop().create_task(self._server.serve(sockets=[listening]), name="api-http")
-        self._serving.add_done_callback(self._ended)
-        await self._server.up.wait()
+        self._server = Server(config)
+        (await self._server.begin(listening, "api-http")).add_done_callback(self._ended)
         self.background(self._run_backfills, "backfills")
 
     async def teardown(self) -> None:
         """Answer what is inside, stop backfills after their page, and leave."""
         self._stop_backfills.set()
-        if self._server is not None and self._serving is not None:
+        if self._server is not None and self._server.task is not None:
             self._server.should_exit = True
-            await asyncio.gather(self._serving, return_exceptions=True)
+            await asyncio.gather(self._server.task, return_exceptions=True)
         tasks = list(self._backfills.values())
         if tasks:
             await asyncio.wait(tasks, timeout=10)
@@ -122,22 +117,6 @@ def build_app(settings: Settings, parts: Parts | None = None) -> Api:
     return Api(settings, parts)
 
 
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.up = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals to the starter of the process."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say so."""
-        await super().startup(sockets=sockets)
-        self.up.set()
-
-
 def _check_address(settings: Settings) -> None:
     host = settings.api_host
     try:
@@ -149,14 +128,3 @@ def _check_address(settings: Settings) -> None:
             f"api cannot start:\n  - {variable('api_host')} is {host}, which others can reach: keep 127.0.0.1 behind a proxy that speaks "
             f"TLS, or set {variable('api_allow_remote')}=true"
         )
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        found = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise SettingsError(
-            f"{host}:{port} cannot be bound ({error.strerror}): set {variable('api_port')} to another port, or to 0"
-        ) from error
-    found.setblocking(False)
-    return found

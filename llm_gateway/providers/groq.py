@@ -18,13 +18,12 @@ from groq import AsyncGroq, DefaultAioHttpClient
 
 from infra.settings import Settings, SettingsError
 from llm_gateway.models import advice, facts_of
-from llm_gateway.providers.headers import headroom, seconds
+from llm_gateway.providers.headers import GONE, headroom, seconds, wait
 from llm_gateway.providers.provider import Completed, Completion, Provider, ProviderFailure, QuestionRefused
 from llm_gateway.question import fingerprint
 
 _CONNECT_SECONDS = 5.0
 _CONNECTIONS = 100
-_GONE = frozenset({"model_not_found", "model_decommissioned", "model_terms_required", "model_not_active"})
 _TOO_LONG = frozenset({"context_length_exceeded", "request_too_large"})
 
 
@@ -131,22 +130,18 @@ def _judged(error: groq.APIStatusError, request: Completion) -> Completed:
             f"Groq refuses the key (HTTP {status} {code}): check GROQ_API_KEY and its project's permissions",
             retry=False,
         )
-    if code in _GONE or status == 404:
+    if code in GONE or status == 404:
         raise ProviderFailure(
             "MODEL_GONE",
             f"{request.model} is not served (HTTP {status} {code}): {advice(request.model)}",
             retry=False,
         )
     if status in (429, 498):
-        left = headroom(error.response.headers)
-        named = seconds(error.response.headers.get("retry-after"))
-        if named is None and left.tokens == 0:
-            named = left.tokens_reset
         raise ProviderFailure(
             "RATE_LIMITED",
             f"Groq's limit for this organization is reached (HTTP {status})",
             retry=True,
-            retry_after=named,
+            retry_after=wait(error.response.headers),
         )
     if status >= 500 or status in (408, 409, 424):
         retry_after = seconds(error.response.headers.get("retry-after"))

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 
 from llm_gateway.providers.provider import Headroom
 
+GONE = frozenset({"model_not_found", "model_decommissioned", "model_terms_required", "model_not_active"})
+"""Codes for a model that is not served."""
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|[dhms])")
 _UNITS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
@@ -26,6 +28,12 @@ def seconds(text: str | None) -> float | None:
     return (
         sum(float(number) * _UNITS[unit] for number, unit in parts) if parts and _DURATION.sub("", text) == "" else None
     )
+
+
+def wait(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a refusal of the limit asks for: `retry-after`, or until there are tokens again where none are left."""
+    named, left = seconds(headers.get("retry-after")), headroom(headers)
+    return left.tokens_reset if named is None and left.tokens == 0 else named
 
 
 def headroom(headers: Mapping[str, str]) -> Headroom:

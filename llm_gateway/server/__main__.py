@@ -7,12 +7,12 @@ its settings from the environment. SIGTERM and Ctrl-C drain.
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 import sys
 
 import uvloop
 
+from infra.http_server import settle_memory
 from infra.ops import serve_ops
 from infra.settings import Settings, SettingsError
 from infra.telemetry import configure, log, shutdown
@@ -33,8 +33,7 @@ async def serve(settings: Settings) -> None:
     ops = None
     try:
         ops = await serve_ops(settings, server.readiness())
-        gc.collect()
-        gc.freeze()
+        settle_memory()
         log("llm_gateway").info("ready", port=server.port, ops_port=ops.port)
         ended = asyncio.create_task(server.wait())
         stopping = asyncio.create_task(stop.wait())

@@ -8,21 +8,18 @@ inside, their accounts, then the end.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 
 import uvicorn
-from redis.exceptions import RedisError
-from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
 
 from infra.database.engine import build_engine
+from infra.http_server import BACKLOG, KEEP_ALIVE_SECONDS, Server, listen
 from infra.keyring import Keyring
-from infra.ops import Check, ask_all
+from infra.ops import Check, ask_all, ask_postgres, ask_redis
 from infra.redis import build_redis
-from infra.settings import Settings, SettingsError, require, variable
+from infra.settings import Settings, require, variable
 from infra.telemetry import log
 from llm_gateway.accounting import Ledger
 from llm_gateway.core import Core
@@ -35,26 +32,6 @@ from llm_gateway.server.door import Door
 from llm_gateway.server.keys import KeyView
 from llm_gateway.server.meter import Meter
 from llm_gateway.server.upstream import Upstream
-
-_BACKLOG = 2_048
-_KEEP_ALIVE_SECONDS = 75
-"""Longer than the 60 s that load balancers keep an idle connection, so that none sends on one that we are closing."""
-
-
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.ready = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals to the starter of the process."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say so."""
-        await super().startup(sockets=sockets)
-        self.ready.set()
 
 
 class GatewayServer:
@@ -90,13 +67,12 @@ class GatewayServer:
         }
         self._choosing = Choosing(self._served, self.core, self._policies, self._chat, self._meters)
         self._batches = Batches(self.engine, self.core, self._ledger, self._upstream)
-        self._server: _Server | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._server: Server | None = None
         self._began = False
 
     async def start(self) -> None:
         """See RoleApp. Raises SettingsError, Unavailable."""
-        listening = self._listening()
+        listening = listen(self.settings.gateway_host, self.settings.gateway_port, "gateway_port")
         self._began = True
         try:
             await self.keyring.start()
@@ -115,16 +91,14 @@ class GatewayServer:
             await self.drain(1.0)
             raise
         self.port = listening.getsockname()[1]
-        # A request makes no cycles worth a search.
-        gc.set_threshold(50_000, 20, 100)
         log("llm_gateway").info("gateway_listens", host=self.settings.gateway_host, port=self.port)
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 -- bounds several waits, not one
         """See RoleApp."""
-        if self._server is not None and self._task is not None:
+        if self._server is not None and self._server.task is not None:
             self._server.config.timeout_graceful_shutdown = max(1, int(timeout) - 3)
             self._server.should_exit = True
-            await asyncio.wait([self._task], timeout=timeout)
+            await asyncio.wait([self._server.task], timeout=timeout)
         if not self._began:
             return
         self._began = False
@@ -142,49 +116,21 @@ class GatewayServer:
 
     async def wait(self) -> None:
         """See RoleApp."""
-        if self._task is None:
+        if self._server is None or self._server.task is None:
             raise RuntimeError("gateway: start() first")
-        await asyncio.wait([self._task])
-        if not self._task.cancelled():
-            self._task.result()
+        await asyncio.wait([self._server.task])
+        if not self._server.task.cancelled():
+            self._server.task.result()
 
     def readiness(self) -> Mapping[str, Check]:
         """See RoleApp. Redis away is told, and makes it unready only where quotas are closed then."""
-        checks: dict[str, Check] = {"postgres": self._ask_postgres}
+        checks: dict[str, Check] = {"postgres": partial(ask_postgres, self.engine)}
         if self.settings.quotas_without_redis == "closed":
-            checks["redis"] = self._ask_redis
+            checks["redis"] = partial(ask_redis, self._redis)
         return checks
-
-    async def _ask_postgres(self) -> str | None:
-        try:
-            async with self.engine.connect() as connection:
-                await connection.execute(text("SELECT 1"))
-        except (SQLAlchemyError, OSError) as error:
-            return f"PostgreSQL does not answer ({type(error).__name__}): check {variable('database_url')}"
-        return None
-
-    async def _ask_redis(self) -> str | None:
-        try:
-            await self._redis.ping()
-        except (RedisError, OSError) as error:
-            return f"Redis does not answer ({type(error).__name__}): check {variable('redis_url')}"
-        return None
 
     async def _ready(self) -> dict[str, str | None]:
         return await ask_all(self.readiness())
-
-    def _listening(self) -> socket.socket:
-        host, port = self.settings.gateway_host, self.settings.gateway_port
-        try:
-            found = socket.create_server(
-                (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=_BACKLOG
-            )
-        except OSError as error:
-            raise SettingsError(
-                f"{host}:{port} cannot be bound ({error.strerror}): set {variable('gateway_port')} to another port, or to 0"
-            ) from error
-        found.setblocking(False)
-        return found
 
     async def _serve(self, door: Door, listening: socket.socket) -> None:
         config = uvicorn.Config(
@@ -197,11 +143,8 @@ class GatewayServer:
             server_header=False,
             date_header=False,
             proxy_headers=False,
-            backlog=_BACKLOG,
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
-        self._server = _Server(config)
-        self._task = asyncio.create_task(self._server.serve(sockets=[listening]), name="gateway-http")
-        ready = asyncio.create_task(self._server.ready.wait())
-        await asyncio.wait([ready, self._task], return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
+        self._server = Server(config)
+        await self._server.begin(listening, "gateway-http")

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
 from typing import Any
 
 import orjson
@@ -26,12 +24,13 @@ from infra.database.tables import llm_provider_objects as objects
 from infra.telemetry import log
 from llm_gateway import pricing
 from llm_gateway.accounting import Ledger
+from llm_gateway.answered import answered
 from llm_gateway.core import Core
 from llm_gateway.models import facts_of
 from llm_gateway.policy import nano
 from llm_gateway.prompt import ModelUnavailable
 from llm_gateway.providers.provider import Completed, ProviderFailure
-from llm_gateway.question import Grant, Hit, Line, Question, Usage
+from llm_gateway.question import Grant, Hit, Line, Question, Usage, today
 from llm_gateway.server.errors import Refusal
 from llm_gateway.server.keys import VirtualKey
 from llm_gateway.server.upstream import Raw, Upstream, counted
@@ -42,7 +41,6 @@ PRICE = 0.5
 LOOK_SECONDS = 30.0
 _GIVE_UP_DAYS = 8
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
-_EPOCH = date(1970, 1, 1)
 _TOGETHER = 500
 
 
@@ -128,7 +126,7 @@ class Batches:
             async with self._engine.begin() as connection:
                 await _own(connection, str(said["id"]), kind, key.tenant, key.id, int(said.get("bytes") or 0))
         if kind == "batch":
-            await self._account(str(said["id"]))
+            await self._account(str(said["id"]), said)
         return raw
 
     # before
@@ -190,8 +188,10 @@ class Batches:
             except (SQLAlchemyError, OSError, ModelUnavailable, ValueError) as error:
                 log("llm_gateway").warning("batches_not_looked_at", error=type(error).__name__)
 
-    async def _account(self, id: str) -> None:  # noqa: A002 -- the provider's name for it
-        """Count one batch if it has ended and nobody has: the row is held meanwhile, so that one replica alone does."""
+    async def _account(self, id: str, said: dict[str, Any] | None = None) -> None:  # noqa: A002 -- the provider's name for it
+        """Count one batch if it has ended and nobody has: the row is held meanwhile, so that one replica alone does. `said`: what
+        the provider has just told of it.
+        """
         async with self._engine.begin() as connection:
             row = (
                 await connection.execute(
@@ -202,12 +202,14 @@ class Batches:
             ).first()
             if row is None:
                 return
-            raw = await self._passed(Wanted("GET", f"batches/{id}", "", b"", ""))
-            said = orjson.loads(raw.body) if raw.status == 200 else {}
+            gone = False
+            if said is None:
+                raw = await self._passed(Wanted("GET", f"batches/{id}", "", b"", ""))
+                said, gone = (orjson.loads(raw.body) if raw.status == 200 else {}), raw.status == 404
             for name in ("output_file_id", "error_file_id"):
                 if said.get(name):
                     await _own(connection, str(said[name]), "file", row.tenant, row.key_id, 0)
-            if said.get("status") not in _ENDED and raw.status != 404:
+            if said.get("status") not in _ENDED and not gone:
                 return
             if said.get("output_file_id"):
                 results = await self._passed(Wanted("GET", f"files/{said['output_file_id']}/content", "", b"", ""))
@@ -217,28 +219,20 @@ class Batches:
             await connection.execute(objects.update().where(objects.c.id == id).values(accounted_at=sa.func.now()))
 
     async def _count(self, results: bytes, tenant: str, key_id: str) -> None:
-        now = datetime.now(UTC)
-        day, month = str((now.date() - _EPOCH).days), str(now.year * 12 + now.month - 1)
-        by_model: defaultdict[str, int] = defaultdict(int)
+        day, month = today()
+        answers = 0
         for number, line in enumerate(results.splitlines()):
             usage = self._usage(line)
             if usage is None:
                 continue
-            by_model[usage.model] += 1
+            answers += 1
             question = Question(tenant, "", ANALYSIS, self._line(usage.model), 0, 0, lane="bulk", version=key_id)
             # No reservation to give back, and in no window: quotas alone count it.
             grant = Grant(question, f"batch:{uuid.uuid4().hex}", "", day, month, -1)
-            self._ledger.call(question, usage, day=day)
-            self._core.settle(
-                grant,
-                usage,
-                done=lambda generation, question=question, usage=usage: self._ledger.settled(  # type: ignore[misc]  # bound now, not when it is called
-                    question, usage, day=day, generation=generation
-                ),
-            )
+            answered(self._core, self._ledger, question, grant, usage)
             if number % _TOGETHER == _TOGETHER - 1:
                 await asyncio.sleep(0)
-        log("llm_gateway").info("batch_accounted", tenant=tenant, answers=sum(by_model.values()))
+        log("llm_gateway").info("batch_accounted", tenant=tenant, answers=answers)
 
     def _usage(self, line: bytes) -> Usage | None:
         try:

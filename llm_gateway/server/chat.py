@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra import metrics
-from llm_gateway import cache
+from llm_gateway import cache, pricing
 from llm_gateway.accounting import Ledger
+from llm_gateway.asking import cause_of
 from llm_gateway.attempts import Attempts
 from llm_gateway.core import Core
 from llm_gateway.genai import Operation
@@ -24,12 +25,12 @@ from llm_gateway.server import emulated
 from llm_gateway.server.call import BrokenOff, Call
 from llm_gateway.server.flights import Answered, Dropped, Flight
 from llm_gateway.server.meter import ANALYSIS, Meter
+from llm_gateway.server.schema import WHOLE
 from llm_gateway.server.stream import Assembly
 from llm_gateway.server.upstream import Passed, Passing, blocks
 
 _GRACE_SECONDS = 1.0
 """For who leads to say himself that it took too long."""
-_WHOLE = frozenset({"stop", "tool_calls", "function_call"})
 
 
 @dataclass(slots=True)
@@ -169,8 +170,10 @@ class Chat:
         passed = sent.passed
         if passed.opened is not None:
             return await self._streamed(meter, question, grant, call, sent)
-        usage = meter.usage(passed, sent.attempts, asyncio.get_running_loop().time() - sent.began)
-        meter.settle(question, grant, asked, usage, passed.body, whole=_WHOLE.issuperset(passed.finishes))
+        usage = pricing.usage_of(
+            meter.upstream.name, passed, sent.attempts, asyncio.get_running_loop().time() - sent.began
+        )
+        meter.settle(question, grant, asked, usage, passed.body, whole=WHOLE.issuperset(passed.finishes))
         return Answered(passed.body, "miss", grant.warnings, usage.model, usage.cost_usd)
 
     async def sent(self, meter: Meter, grant: Grant, call: Call, body: bytes, *, stream: bool = False) -> Sent:
@@ -194,8 +197,7 @@ class Chat:
 
     def give_back(self, grant: Grant, error: BaseException) -> None:
         """It was not answered. Never waits, never fails."""
-        sent = not (isinstance(error, ModelUnavailable) and error.cause == "CIRCUIT_OPEN")
-        self._core.release(grant, error, sent=sent)
+        self._core.give_back(grant, error)
 
     async def again(self, question: Question, deadline: float) -> Hit | Grant:
         """The right to ask once more: a repair counts like any question."""
@@ -230,12 +232,14 @@ class Chat:
             if not response.closed:
                 response.close()
             completed = meter.counted(call.asked, assembly)
-            usage = meter.usage(completed, sent.attempts, asyncio.get_running_loop().time() - sent.began)
+            usage = pricing.usage_of(
+                meter.upstream.name, completed, sent.attempts, asyncio.get_running_loop().time() - sent.began
+            )
             whole = assembly.done and failed is None
             body = assembly.body() if whole else b""
             operation.ended(completed, None if whole else failed.cause if failed is not None else "dropped", body)
             meter.settle(
-                question, grant, call.asked, usage, body, whole=_WHOLE.issuperset(assembly.finishes), error=failed
+                question, grant, call.asked, usage, body, whole=WHOLE.issuperset(assembly.finishes), error=failed
             )
         if failed is not None:
             raise failed
@@ -247,5 +251,4 @@ _NO_FORMAT: dict[str, Any] = {}
 
 def withheld(error: GatewayError) -> None:
     """Count a question without an answer."""
-    cause = error.cause if isinstance(error, ModelUnavailable) else type(error).__name__
-    metrics.MODEL_WITHHELD.labels(ANALYSIS, cause).inc()
+    metrics.MODEL_WITHHELD.labels(ANALYSIS, cause_of(error)).inc()

@@ -9,12 +9,12 @@ library's caller, and here there is none. So the tiers before the last are not s
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from infra import metrics
 from infra.telemetry import log
+from llm_gateway.asking import able, cause_of, is_ours, part_of
 from llm_gateway.core import Core
 from llm_gateway.policy import Policies
 from llm_gateway.prompt import GatewayError, InputRefused, ModelUnavailable, OutputInvalid, RateLimited
@@ -26,10 +26,6 @@ from llm_gateway.server.flights import Answered
 from llm_gateway.server.meter import ANALYSIS, BYTES_PER_TOKEN, TOO_LONG, Meter
 from llm_gateway.server.schema import Checker, Mismatch, judged
 
-_SHARE = 0.6
-"""Of the time that is left, what a model may take while there is another one to ask."""
-_NOBODY = frozenset({"REDIS_AWAY", "DATABASE_AWAY", "STOPPING"})
-"""Troubles of ours, that the next model would meet as well."""
 _THIS_MODELS = frozenset({TOO_LONG, "request_too_large", "json_validate_failed", "tool_use_failed"})
 """What a provider has against a request that another model might take."""
 _CANNOT = (ModelUnavailable, InputRefused, OutputInvalid, RateLimited, Refusal)
@@ -65,7 +61,9 @@ class Choosing:
         checker = Checker(asked.schema) if asked.schema is not None else None
         for tier in tiers[:-1]:
             try:
-                found = await self._tier(tier, replace(call, deadline=_part(call), begin=None, sink=None), whole=True)
+                found = await self._tier(
+                    tier, replace(call, deadline=part_of(call.deadline), begin=None, sink=None), whole=True
+                )
                 judged(found.body, checker, wants_json=asked.wants_json)
             except Mismatch:
                 metrics.MODEL_CASCADES.labels(ANALYSIS, "passed_on").inc()
@@ -89,16 +87,14 @@ class Choosing:
         return self._served.routing.plan(traits, judged=True)
 
     async def _tier(self, tier: Tier, call: Call, *, whole: bool = False) -> Answered:
-        allows = self._core.breakers.allows
-        # One whose circuit is open is passed over, unless all are: then the first says until when.
-        models = [route for route in tier if allows(route.provider.name, route.model)] or [tier[0]]
+        models = able(tier, self._core.breakers.allows)
         for route in models[:-1]:
             try:
-                return await self._one(route, replace(call, deadline=_part(call)), whole=whole)
+                return await self._one(route, replace(call, deadline=part_of(call.deadline)), whole=whole)
             except _CANNOT as error:
                 if not _another_may(error):
                     raise
-                cause = error.cause if isinstance(error, ModelUnavailable) else type(error).__name__
+                cause = cause_of(error)
                 metrics.MODEL_FALLBACKS.labels(route.provider.name, route.model, cause).inc()
                 log("llm_gateway").warning(
                     "model_passed_over", provider=route.provider.name, model=route.model, why=cause
@@ -115,16 +111,10 @@ def _another_may(error: Exception) -> bool:
         case BrokenOff():
             return False
         case ModelUnavailable():
-            return error.cause not in _NOBODY
+            return not is_ours(error)
         case Refusal():
             return error.code == TOO_LONG
         case InputRefused():
             back = error.__cause__
             return not isinstance(back, TakenBack) or back.status == 413 or back.code in _THIS_MODELS
     return True
-
-
-def _part(call: Call) -> float:
-    """A deadline that leaves time for whoever is asked next."""
-    now = asyncio.get_running_loop().time()
-    return now + _SHARE * max(0.0, call.deadline - now)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from llm_gateway import pricing
 from llm_gateway.prompt import InputRefused, Outcome, OutputInvalid
 from llm_gateway.question import Grant, Hit, Question, Usage
 from llm_gateway.server import schema
@@ -63,7 +64,9 @@ async def _once(  # noqa: PLR0917 -- one attempt of `answer`, with all that it h
             chat.give_back(grant, _invalid(wrong, first))
             raise wrong from None
         raise
-    usage = meter.usage(sent.passed, sent.attempts, asyncio.get_running_loop().time() - sent.began)
+    usage = pricing.usage_of(
+        meter.upstream.name, sent.passed, sent.attempts, asyncio.get_running_loop().time() - sent.began
+    )
     repair = first is not None
     try:
         body = schema.checked(sent.passed.body, checker)

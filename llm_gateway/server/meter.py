@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from llm_gateway import cache, pricing
 from llm_gateway.accounting import Ledger
+from llm_gateway.answered import answered
 from llm_gateway.cache import Entry
 from llm_gateway.core import Core
-from llm_gateway.models import known
+from llm_gateway.models import facts_of, is_known
 from llm_gateway.policy import nano
 from llm_gateway.providers.provider import Completed, Headroom
 from llm_gateway.question import Grant, Line, Question, Usage
@@ -28,9 +29,6 @@ BYTES_PER_TOKEN = 4.0
 """First guess, and what a request is measured with before it is refused; for limits afterwards what the model's were."""
 _USUAL_OUTPUT = 500.0
 _LEARNS = 0.2
-_KNOWN = {facts.name: facts for facts in known()}
-_MOST_OUTPUT = 8_192
-"""Of a model that is not known here."""
 _MOST_NAMES = 1_000
 TOO_LONG = "context_length_exceeded"
 
@@ -56,9 +54,9 @@ class Meter:
     def question(self, call: Call) -> Question:
         """What the core must know. Raises Refusal when it cannot fit into the model."""
         asked = call.asked
-        facts = _KNOWN.get(asked.model)
+        facts, listed = facts_of(asked.model), is_known(asked.model)
         said = asked.tokens(BYTES_PER_TOKEN)
-        if facts is not None and said + asked.most_output > facts.context_tokens:
+        if listed and said + asked.most_output > facts.context_tokens:
             room = f" and {asked.most_output} for the answer" if asked.most_output else ""
             raise Refusal(
                 400,
@@ -68,8 +66,8 @@ class Meter:
                 param="messages",
             )
         learned = self._of(asked.model)
-        most = asked.most_output or (facts.max_output_tokens if facts is not None else _MOST_OUTPUT)
-        if facts is not None:
+        most = asked.most_output or facts.max_output_tokens
+        if listed:
             most = min(most, facts.context_tokens - said)
         line = self._lines.get(asked.model)
         if line is None:
@@ -95,14 +93,6 @@ class Meter:
             ttl=self._ttl if call.ttl is None else min(call.ttl, self._ttl),
             refresh=call.refresh,
         )
-
-    def usage(self, completed: Completed, attempts: int, seconds: float) -> Usage:
-        """What an answer took."""
-        provider = self.upstream.name
-        return Usage(
-            completed.model, completed.input_tokens, completed.output_tokens, completed.cached_input_tokens,
-            pricing.cost_usd(provider, completed), pricing.saved_usd(provider, completed), seconds, attempts,
-        )  # fmt: skip
 
     def counted(self, asked: Asked, assembly: Assembly) -> Completed:
         """What a stream took, as far as it came."""
@@ -141,22 +131,11 @@ class Meter:
             sealed = cache.sealed(question.key, question.digest, entry)
             if not whole:
                 question.ttl = 0
-        day, ledger = grant.day, self._ledger
-        ledger.call(question, usage, day=day, repair=repair)
-        self._core.settle(
-            grant,
-            usage,
-            sealed=sealed,
-            error=error,
-            done=lambda generation: ledger.settled(question, usage, day=day, generation=generation),
-        )
+        answered(self._core, self._ledger, question, grant, usage, sealed=sealed, error=error, repair=repair)
 
     def told(self, line: Line, headroom: Headroom | None, quiet: float) -> None:
         """What the provider said of its limits; see `llm_gateway.attempts.Told`."""
-        if quiet > 0:
-            self._core.quiet(line, quiet)
-        if headroom is not None:
-            self._core.told(line, headroom)
+        self._core.heard(line, headroom, quiet)
 
     def _of(self, model: str) -> _Learned:
         found = self._learned.get(model)

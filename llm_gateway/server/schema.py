@@ -19,7 +19,8 @@ from llm_gateway.validation import objects
 IN_WORDS = "Answer with one JSON object and nothing else. It must match this JSON schema:\n"
 _MOST_BYTES = 128 * 1024
 _MOST_ERRORS = 12
-_FINISHED = frozenset({"stop", "tool_calls", "function_call"})
+WHOLE = frozenset({"stop", "tool_calls", "function_call"})
+"""Reasons for an end with which an answer is whole."""
 
 
 class Mismatch(Exception):  # noqa: N818 -- reads as what happened
@@ -99,14 +100,14 @@ def judged(body: bytes, checker: Checker | None, *, wants_json: bool) -> None:
     """
     for choice in orjson.loads(body)["choices"]:
         message = choice["message"]
-        if message.get("tool_calls") and choice.get("finish_reason") in _FINISHED:
+        if message.get("tool_calls") and choice.get("finish_reason") in WHOLE:
             continue
         said = message.get("content") or ""
         if checker is not None or wants_json:
             told = orjson.loads(_object(said, choice, message))
             if checker is not None:
                 checker.check(told)
-        elif not said.strip() or message.get("refusal") or choice.get("finish_reason") not in _FINISHED:
+        elif not said.strip() or message.get("refusal") or choice.get("finish_reason") not in WHOLE:
             raise Mismatch("EMPTY", "no whole answer")
 
 

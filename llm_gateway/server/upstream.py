@@ -18,7 +18,7 @@ from yarl import URL
 
 from infra.settings import Settings, SettingsError
 from llm_gateway.models import retired
-from llm_gateway.providers.headers import headroom, seconds
+from llm_gateway.providers.headers import GONE, headroom, seconds, wait
 from llm_gateway.providers.provider import Completed, Completion, ProviderFailure
 from llm_gateway.question import fingerprint
 from llm_gateway.server.asked import Asked
@@ -34,7 +34,6 @@ _TRAITS = {
     "gen_ai.request.frequency_penalty": "frequency_penalty",
     "gen_ai.request.presence_penalty": "presence_penalty",
 }
-_GONE = frozenset({"model_not_found", "model_decommissioned", "model_terms_required", "model_not_active"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,16 +244,13 @@ def _judged(at: Upstream, status: int, headers: Mapping[str, str], body: bytes, 
             f"{at.name} refuses the gateway's key (HTTP {status} {code}): check {at.where}",
             retry=False,
         )
-    if code in _GONE or (status == 404 and not code):
+    if code in GONE or (status == 404 and not code):
         return ProviderFailure(
             "MODEL_GONE", f"{at.name} does not serve {model} (HTTP {status} {code}): {_instead(model)}", retry=False
         )
     if status in (429, 498):
-        left, named = headroom(headers), seconds(headers.get("retry-after"))
-        if named is None and left.tokens == 0:
-            named = left.tokens_reset
         return ProviderFailure(
-            "RATE_LIMITED", f"the provider's limit is reached (HTTP {status})", retry=True, retry_after=named
+            "RATE_LIMITED", f"the provider's limit is reached (HTTP {status})", retry=True, retry_after=wait(headers)
         )
     if status >= 500 or status in (408, 409, 424):
         return ProviderFailure(

@@ -7,9 +7,10 @@ import ssl
 
 import pytest
 
+from infra.http_server import listen
 from infra.settings import Settings, SettingsError, problems
 from ingress import tls
-from ingress.server import HttpServer, listen, wire_limits
+from ingress.server import HttpServer, wire_limits
 from tests.ingress.fakes import endpoint, house
 from tests.ingress.making_certificates import Authority
 
@@ -66,7 +67,7 @@ async def refused_by_tls(port: int, files, who: str | None, path: str = PATH) ->
 class Running:
     def __init__(self, found: Settings) -> None:
         self.house = house(SALESFORCE, OPEN)
-        self._socket = listen("127.0.0.1", 0)
+        self._socket = listen("127.0.0.1", 0, "ingress_port")
         self.port = self._socket.getsockname()[1]
         self._server = HttpServer(self.house.receiver, wire_limits(found), lambda *_: "0" * 32, tls.options(found))
 

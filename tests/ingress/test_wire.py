@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from ingress.server import HttpServer, listen
+from infra.http_server import listen
+from ingress.server import HttpServer
 from ingress.wire import WireLimits
 from schemas.delivery import Refusal
 from tests.ingress.fakes import House, endpoint, house
@@ -67,7 +68,7 @@ async def open_door(limits: WireLimits = LIMITS, **changes) -> AsyncIterator[Doo
 
     direct = found.receiver.direct
     server = HttpServer(found.receiver, limits, noted, take=None if direct is None else direct.take)
-    listening = listen("127.0.0.1", 0)
+    listening = listen("127.0.0.1", 0, "ingress_port")
     door.port = listening.getsockname()[1]
     await server.start(listening)
     try:
