@@ -7,6 +7,7 @@ a record or erases it outweighs an edit.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ingress.sources.source import Event
 from schemas.change import Change, ChangeKind
@@ -29,35 +30,32 @@ def fold(delivery: Delivery, events: Iterable[Event]) -> list[tuple[Change, bool
 
 
 def _change(delivery: Delivery, events: list[Event]) -> Change:
-    if len(events) == 1:
-        # Most records have but one event in a delivery, and there is nothing to fold.
-        (only,) = events
-        return Change(
-            tenant=delivery.tenant,
-            account=only.account,
-            object=only.object,
-            id=only.id,
-            kind=_kind(events),
-            occurred_at=only.occurred_at,
-            properties=tuple(dict.fromkeys(only.properties)),
-            merged_ids=tuple(dict.fromkeys(only.merged_ids)),
-            edited_by=only.edited_by or None,
-            delivery=delivery.request_id,
-            reason=only.reason,
-        )
-    ordered = sorted(events, key=lambda event: event.occurred_at)
-    latest = ordered[-1]
+    # Most records have but one event in a delivery, and there is nothing to fold.
+    event = events[0] if len(events) == 1 else _folded(events)
     return Change(
         tenant=delivery.tenant,
-        account=latest.account,
-        object=latest.object,
-        id=latest.id,
-        kind=_kind(ordered),
-        occurred_at=latest.occurred_at,
-        properties=tuple(dict.fromkeys(name for event in ordered for name in event.properties)),
-        merged_ids=tuple(dict.fromkeys(one for event in ordered for one in event.merged_ids)),
-        edited_by=next((event.edited_by for event in reversed(ordered) if event.edited_by), None),
+        account=event.account,
+        object=event.object,
+        id=event.id,
+        kind=event.kind,
+        occurred_at=event.occurred_at,
+        properties=tuple(dict.fromkeys(event.properties)),
+        merged_ids=tuple(dict.fromkeys(event.merged_ids)),
+        edited_by=event.edited_by or None,
         delivery=delivery.request_id,
+        reason=event.reason,
+    )
+
+
+def _folded(events: list[Event]) -> Event:
+    ordered = sorted(events, key=lambda event: event.occurred_at)
+    latest = ordered[-1]
+    return replace(
+        latest,
+        kind=_kind(ordered),
+        properties=tuple(name for event in ordered for name in event.properties),
+        merged_ids=tuple(one for event in ordered for one in event.merged_ids),
+        edited_by=next((event.edited_by for event in reversed(ordered) if event.edited_by), None),
         # News outweighs a gap: what is told of with its fields is looked at as such.
         reason="webhook" if any(event.reason == "webhook" for event in ordered) else latest.reason,
     )

@@ -1,4 +1,4 @@
-"""A verified body as the sealed Kafka message that it becomes: what `Codec.seal_bytes` does, for the one path that is hot.
+"""A verified body as the sealed Kafka message that it becomes: what `Codec.seal` does, for the one path that is hot.
 
 Law: byte for byte what the codec and `schemas.delivery.pack_delivery` would have made (a test compares), with everything that
 is the same for all deliveries of one endpoint and hour made once.

@@ -509,7 +509,7 @@ class Analyst:
         for name in sorted(applying | look.states.keys()):
             kept = look.states.get(name)
             already = kept is not None and not kept.input and look.reason in SKIPS_UNCHANGED
-            if (already and not any(not each.payload.deleted for each in look.older)) or self._is_known(look, name):
+            if (already and all(each.payload.deleted for each in look.older)) or self._is_known(look, name):
                 continue
             metrics.INSIGHTS.labels(name, "retracted").inc()
             retracted = Insight(

@@ -113,15 +113,6 @@ class MatchStore:
         self._seen: OrderedDict[bytes, Features] = OrderedDict()
         self._blocked: OrderedDict[tuple[str, str, Features], list[str]] = OrderedDict()
 
-    async def find(self, snapshots: Sequence[RecordSnapshot]) -> Mapping[RecordRef, Sequence[Match]]:
-        """Keep what these records are recognised by, then look for each among all: two new duplicates of one batch meet."""
-        await self.upsert(snapshots)
-        return await self.candidates(snapshots)
-
-    async def forget(self, refs: Collection[RecordRef]) -> None:
-        """Drop records that are gone. Safe to call again."""
-        await self.remove(refs)
-
     async def upsert(self, snapshots: Sequence[RecordSnapshot]) -> None:
         """Keep what these records are recognised by; one that can no longer be recognised is dropped. Safe to call again."""
         # Of other kinds there is nothing to keep, hence nothing to drop.

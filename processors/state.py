@@ -127,7 +127,6 @@ _LOOKED_HYDRATOR = f"""
     )
     UPDATE hydrator_state s SET read_at = locked.now FROM locked
     WHERE (s.tenant, s.account, s.object, s.record_id) = (locked.tenant, locked.account, locked.object, locked.record_id)
-    RETURNING 1
 """  # noqa: S608 -- made of constants
 _LOAD_ANALYST = f"""
     SELECT k.ord, s.analysis, s.input, s.epoch, s.snapshot_offset, s.generation, s.sealed_insight

@@ -76,6 +76,11 @@ MAX_REP_CHARACTERS = 2_000
 GROUP_LABEL = "Hookline"
 
 
+def is_echo(name: str, own_prefixes: tuple[str, ...]) -> bool:
+    """Whether a change of a vendor's field tells of our own write: it is ours, and not one that people write."""
+    return name.startswith(own_prefixes) and not any(is_reps(name, each) for each in own_prefixes)
+
+
 def is_reps(name: str, own_prefix: str) -> bool:
     """Whether a vendor's field (`hookline_feedback`, `Hookline_Feedback__c`) is one of ours that people write."""
     lower, prefix = name.lower(), own_prefix.lower()

@@ -67,7 +67,7 @@ class Received(Generic[P]):
 
 
 class Codec:
-    """Async methods raise Unavailable when keys are needed and Postgres is away."""
+    """Every method raises Unavailable when keys are needed and Postgres is away."""
 
     def __init__(self, keyring: Keyring, source: str) -> None:
         """`source` says who writes, e.g. `hookline/translator`."""
@@ -93,38 +93,6 @@ class Codec:
             for place, (payload, key) in enumerate(zip(payloads, keys, strict=True))
         ]  # fmt: skip
 
-    def seal_one(self, topic: Topic[P], payload: P, key: DataKey, *, now: datetime, traceparent: str = "") -> Outgoing:
-        """Seal one payload under a key that the caller has."""
-        stamp = Stamp(topic.type, self._source, now)
-        return _sealed(
-            topic, payload, key, stamp,
-            at=int(now.timestamp() * 1000), purpose=purpose_of(topic), id=os.urandom(16).hex(), traceparent=traceparent,
-        )  # fmt: skip
-
-    def seal_bytes(
-        self,
-        topic: Topic[Any],
-        plaintext: bytes,
-        key: DataKey,
-        *,
-        kafka_key: str,
-        partition_key: str,
-        account: str = "",
-        now: datetime,
-        traceparent: str = "",
-        message_id: str | None = None,
-    ) -> Outgoing:
-        """The same for a payload that is packed already: the front door's hot path."""
-        headers = Stamp(topic.type, self._source, now).headers(
-            message_id or os.urandom(16).hex(),
-            tenant=key.tenant,
-            account=account,
-            key_id=key.id,
-            traceparent=traceparent,
-        )
-        value = seal(key, plaintext, purpose=purpose_of(topic), compress=len(plaintext) >= COMPRESS_FROM_BYTES)
-        return Outgoing(kafka_key.encode(), value, headers, partition_key.encode(), int(now.timestamp() * 1000))
-
     async def open(
         self, topic: Topic[P], raws: Sequence[Raw]
     ) -> tuple[list[Received[P]], list[tuple[Raw, Cause, str]]]:
@@ -144,7 +112,7 @@ class Codec:
         purpose, parse = purpose_of(topic), _parser(topic)
         for raw, value, key_id in named:
             try:
-                envelope, plaintext = _opened(topic, raw, value, keys.get(key_id), purpose=purpose, named=bool(key_id))
+                envelope, plaintext = _opened(topic, raw, value, keys.get(key_id), purpose=purpose)
                 payload = parse(plaintext)
             except _Refused as error:
                 refused.append((raw, error.cause, error.detail))
@@ -185,7 +153,7 @@ def _sealed(
     purpose: str,
     id: str,  # noqa: A002 -- the header's name
     traceparent: str,
-    name: str | None = None,
+    name: str | None,
 ) -> Outgoing:
     """`name`: of its record, where the caller has it."""
     given: Any = payload
@@ -204,24 +172,20 @@ def _sealed(
     return Outgoing(kafka_key.encode(), value, headers, partition_by.encode(), at)
 
 
-def _opened(
-    topic: Topic[Any], raw: Raw, value: bytes, key: DataKey | None, *, purpose: str, named: bool
-) -> tuple[Envelope, bytes]:
-    """Its envelope and plaintext; `named`: it says which key it needs, `key`: that one, if it still is. Raises _Refused."""
+def _opened(topic: Topic[Any], raw: Raw, value: bytes, key: DataKey | None, *, purpose: str) -> tuple[Envelope, bytes]:
+    """Its envelope and plaintext; `key`: the one that it names, if it names one that still is. Raises _Refused."""
     try:
         envelope = Envelope.from_headers(raw.headers)
     except EnvelopeError as error:
         raise _Refused(Cause.UNPARSABLE, str(error)) from error
     if envelope.type != topic.type:
         raise _Refused(Cause.UNKNOWN_VERSION, f"type {envelope.type[:80]}, this release reads {topic.type}")
-    if key is None and named:
-        raise _Refused(Cause.UNDECRYPTABLE, "its data key was destroyed or has expired")
-    if key is not None and key.tenant != envelope.tenant:
-        raise _Refused(Cause.UNDECRYPTABLE, "its data key belongs to another tenant")
     try:
         if key is None:
-            key_id_of(value)  # says what is wrong with it
-            raise _Refused(Cause.UNDECRYPTABLE, "not a sealed value")
+            key_id_of(value)  # of what is no sealed value it says so
+            raise _Refused(Cause.UNDECRYPTABLE, "its data key was destroyed or has expired")
+        if key.tenant != envelope.tenant:
+            raise _Refused(Cause.UNDECRYPTABLE, "its data key belongs to another tenant")
         return envelope, open_sealed(key, value, purpose=purpose)
     except Undecryptable as error:
         raise _Refused(Cause.UNDECRYPTABLE, str(error)) from error

@@ -278,9 +278,7 @@ class PostgresKeys(KeyStore):
         rows = await self._rows(statement, **values)
         if rows and "any_erased" in rows[0]._mapping:  # noqa: SLF001 -- SQLAlchemy's public name for it
             self.any_erased = rows[0].any_erased
-        return [
-            WrappedKey(row.key_id, row.tenant, row.scope, row.name, bytes(row.wrapped), row.expires_at) for row in rows
-        ]
+        return [_wrapped(row) for row in rows]
 
     async def _rows(self, statement: object, **values: object) -> list[Any]:
         try:

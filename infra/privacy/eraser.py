@@ -184,12 +184,13 @@ class Eraser:
     async def _list(self, erasure: Erasure) -> bool:
         ref = erasure.ref
         forms = await self._mentions.values(ref)
-        mentioning = await self._mentions.mentioning(ref, forms)
+        marks = self._mentions.marks(ref, forms)
+        mentioning = await self._mentions.marked(ref, marks)
         await self._bar(erasure, mentioning, forms)
         work = {
             "mentioning": [[each.object, each.id] for each in mentioning],
             # Sealed under a key that is about to go: what later finds need of them is taken along as HMACs alone.
-            "people": self._mentions.marks(ref, forms),
+            "people": marks,
             "analyses": await self._analyses(ref),
             "keys": await self._keyring.record_key_ids([ref, *mentioning]),
         }

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 import orjson
 
 from infra.accounts import RegistryError, account_id
-from infra.crm.own_fields import is_reps
+from infra.crm.own_fields import is_echo
 from ingress.declared.bounded import Budget, ExpressionError
 from ingress.declared.declaration import Changes
 from ingress.dialects.salesforce import long_id
@@ -128,9 +128,7 @@ class _Reader:
         if found == "ignore" or kind == "ignore":
             return Ignored("unread_object", account)
         fields = self._fields(data)
-        foreign = tuple(
-            dict.fromkeys(one for one in fields if not one.startswith(OWN_PREFIXES) or is_reps(one, OWN_PREFIXES[0]))
-        )
+        foreign = tuple(dict.fromkeys(one for one in fields if not is_echo(one, OWN_PREFIXES)))
         if fields and not foreign:
             return Ignored("own_property", account)
         record_id = self._id(data, account)

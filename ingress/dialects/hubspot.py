@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from infra.crm.own_fields import is_reps
+from infra.crm.own_fields import is_echo
 from ingress.sources.source import Event, Ignored, Translated, Untranslatable
 from schemas.change import ChangeKind
 from schemas.dead_letter import Cause
@@ -24,7 +24,7 @@ from schemas.record import ObjectType
 if TYPE_CHECKING:
     from infra.accounts import Endpoint
 
-OWN_PREFIX = "hookline_"
+OWN_PREFIXES = ("hookline_",)
 """Our own properties: an event on one is the echo of our own write and is dropped unread, unless people write there."""
 
 OBJECT_TYPES: dict[str, ObjectType] = {
@@ -113,7 +113,7 @@ class _Reader:
         field = self.event.get("propertyName")
         if not isinstance(field, str) or not 0 < len(field) <= 255:
             raise _BadEventError("propertyName is not a text of 1 to 255 characters")
-        if field.startswith(OWN_PREFIX) and not is_reps(field, OWN_PREFIX):
+        if is_echo(field, OWN_PREFIXES):
             return Ignored("own_property", self.account)
         return self._made(found, _whole(self.event, "objectId"), "updated", properties=(field,))
 

@@ -8,9 +8,9 @@ is sent, not what changed; so a change names no properties, and who wrote it nev
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element, ParseError  # the types alone: the parser is defusedxml's
 
 from defusedxml.common import DefusedXmlException
@@ -42,7 +42,7 @@ OBJECTS: dict[str, ObjectType] = {
 }
 """sObject → our name."""
 
-PARENT_FIELDS = ("WhatId", "WhoId", "RelatedToId", "ParentId")
+_PARENT_FIELDS = ("WhatId", "WhoId", "RelatedToId", "ParentId")
 PREFIXES: dict[str, ObjectType] = {"001": "company", "003": "contact", "006": "deal", "00Q": "lead", "500": "ticket"}
 """Key prefix of an id → what it is the id of; the same in every org."""
 
@@ -57,6 +57,16 @@ def long_id(given: str) -> str:
     if not _ID.fullmatch(given):
         raise ValueError("not a Salesforce id of 15 or 18 characters")
     return given if len(given) == 18 else salesforce_id(given)
+
+
+def parents_of(fields: Mapping[str, Any]) -> list[tuple[ObjectType, str]]:
+    """The records that a task, note or e-mail hangs on, each once; what is no id of theirs is passed over."""
+    found: dict[tuple[ObjectType, str], None] = {}
+    for name in _PARENT_FIELDS:
+        value = fields.get(name)
+        if isinstance(value, str) and _ID.fullmatch(value) and value[:3] in PREFIXES:
+            found[PREFIXES[value[:3]], long_id(value)] = None
+    return list(found)
 
 
 def translate(delivery: Delivery, endpoint: Endpoint) -> Iterator[Translated]:
@@ -134,21 +144,11 @@ def _notification(notification: Element, position: int, account: str, received_a
         kind: ChangeKind = "deleted"
     else:
         kind = "created" if created is not None and created == modified else "updated"
-    parents = _parents(fields) if found in {"note", "email"} else []
+    parents = parents_of(fields) if found in {"note", "email"} else []
     if parents:
         # What a task or e-mail says is read with the record it hangs on, so that one is what changed.
         return [event(about, one, "associated") for about, one in parents]
     return [event(found, record_id, kind)]
-
-
-def _parents(fields: dict[str, str]) -> list[tuple[ObjectType, str]]:
-    found: dict[tuple[ObjectType, str], None] = {}
-    for name in PARENT_FIELDS:
-        value = fields.get(name, "")
-        about = PREFIXES.get(value[:3])
-        if about is not None and _ID.fullmatch(value):
-            found[about, long_id(value)] = None
-    return list(found)
 
 
 def _text(parent: Element, tag: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from ingress.dialects.salesforce import OBJECTS, PARENT_FIELDS, PREFIXES, long_id
+from ingress.dialects.salesforce import OBJECTS, PREFIXES, long_id, parents_of
 from ingress.pubsub.avro import KNOWN, Schema
 from ingress.pubsub.bitmaps import names
 from ingress.pubsub.frame import Frame
@@ -121,9 +121,8 @@ class _Reading:
                 record_id = long_id(given)
             except (ValueError, TypeError):
                 raise ValueError("recordIds holds what is no Salesforce id") from None
-            parents = (
-                self._parents() if about in {"note", "email"} and kind == "created" and reason == "webhook" else []
-            )
+            is_new_activity = about in {"note", "email"} and kind == "created" and reason == "webhook"
+            parents = parents_of(self._event) if is_new_activity else []
             if parents:
                 # What a new task or e-mail says is read with the record it hangs on, so that one is what changed.
                 for parent, parent_id in parents:
@@ -168,15 +167,6 @@ class _Reading:
             return True
         ours = self._frame.integration_user
         return bool(ours) and _user(self._header.get("commitUser")) == _user(ours)
-
-    def _parents(self) -> list[tuple[ObjectType, str]]:
-        found: dict[tuple[ObjectType, str], None] = {}
-        for name in PARENT_FIELDS:
-            value = self._event.get(name)
-            about = PREFIXES.get(value[:3]) if isinstance(value, str) else None
-            if about is not None and _user(value) is not None:
-                found[about, long_id(str(value))] = None
-        return list(found)
 
     def _resync(self, about: ObjectType, cause: str) -> Resync:
         return Resync(self._frame.account, about, self._committed - BEFORE, self._frame.key, cause)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import orjson
 
-from infra.crm.own_fields import is_reps
+from infra.crm.own_fields import is_echo
 from ingress.sources.source import Event, Ignored, Translated, Untranslatable
 from schemas.change import ChangeKind
 from schemas.dead_letter import Cause
@@ -71,9 +71,7 @@ def _event(event: Any, position: int, received_at: datetime) -> Translated:
     properties = event.get("properties", [])
     if not isinstance(properties, list) or not all(isinstance(one, str) and 0 < len(one) <= 255 for one in properties):
         raise ValueError("properties is not an array of names")
-    foreign = tuple(
-        dict.fromkeys(one for one in properties if not one.startswith(OWN_PREFIXES) or is_reps(one, OWN_PREFIXES[0]))
-    )
+    foreign = tuple(dict.fromkeys(one for one in properties if not is_echo(one, OWN_PREFIXES)))
     if properties and not foreign:
         return Ignored("own_property", account)
     occurred_at = _moment(event.get("occurred_at"), received_at)

@@ -184,8 +184,6 @@ class SalesforceEvents(Role):
             await asyncio.sleep(seconds / 3)
             try:
                 await self._store.hold(owned, seconds)
-            except Fenced:
-                raise
             except Exception as error:
                 if as_unavailable(error) is None:
                     raise

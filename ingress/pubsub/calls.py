@@ -78,8 +78,12 @@ class Flow:
 
     async def more(self, number: int) -> None:
         """Ask for so many more events; at most MOST_EVENTS are outstanding. Raises BusError."""
+        await self.ask(api.FetchRequest(num_requested=min(number, MOST_EVENTS)))
+
+    async def ask(self, request: api.FetchRequest) -> None:
+        """Send a request, the first or a further one. Raises BusError."""
         try:
-            await self._call.write(api.FetchRequest(num_requested=min(number, MOST_EVENTS)))
+            await self._call.write(request)
         except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError) as error:
             raise await self._ended(error) from None
 
@@ -130,10 +134,7 @@ class Bus:
         call = self._stub().Subscribe(metadata=caller.metadata())
         try:
             flow = Flow(call)
-            try:
-                await call.write(first)
-            except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError) as error:
-                raise await flow._ended(error) from None  # noqa: SLF001 - one class in two parts
+            await flow.ask(first)
             yield flow
         finally:
             call.cancel()

@@ -75,9 +75,9 @@ class Resyncs:
             await self._store.advance(self._owned, job, None, 0)
             return
         after = job.position or None
-        async for stretch in stretches(self._client, account, job.object, job.since, until=job.until, after=after):
-            changes = [change for row in stretch.rows for change in changes_of(account, job.object, row)]
+        async for page in stretches(self._client, account, job.object, job.since, until=job.until, after=after):
+            changes = [change for row in page.records for change in changes_of(account, job.object, row)]
             if changes:
                 await self._publish(changes)
-            await self._store.advance(self._owned, job, stretch.after, len(changes))
+            await self._store.advance(self._owned, job, page.next, len(changes))
             metrics.RESYNC_RECORDS.inc(len(changes))

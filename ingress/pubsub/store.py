@@ -43,10 +43,8 @@ class Owned:
 class Standing:
     """A stream as an admin is shown it."""
 
-    endpoint: str
     state: str
     detail: str
-    state_at: datetime
     last_event_at: datetime | None
     checkpoint_at: datetime | None
     heard_until: datetime | None
@@ -209,40 +207,30 @@ class StreamStore:
 
     # ---------------------------------------------------------------- showing
 
-    async def standings(self, endpoints: Sequence[str]) -> list[Standing]:
-        """Streams as they stand; those that never ran are left out."""
+    async def standing(self, endpoint: str) -> Standing | None:
+        """A stream as it stands; None for one that never ran."""
         open_ = (
-            sa.select(event_resyncs.c.endpoint, sa.func.count().label("open"))
-            .where(event_resyncs.c.done_at.is_(None))
-            .group_by(event_resyncs.c.endpoint)
-            .subquery()
+            sa.select(sa.func.count())
+            .where(event_resyncs.c.endpoint == endpoint, event_resyncs.c.done_at.is_(None))
+            .scalar_subquery()
         )
-        statement = (
-            sa.select(
-                event_streams,
-                sa.func.coalesce(open_.c.open, 0).label("open"),
-                (event_streams.c.owned_until > sa.func.now()).label("owned"),
-            )
-            .outerjoin(open_, open_.c.endpoint == event_streams.c.endpoint)
-            .where(event_streams.c.endpoint.in_(endpoints))
-        )
+        statement = sa.select(
+            event_streams, open_.label("open"), (event_streams.c.owned_until > sa.func.now()).label("owned")
+        ).where(event_streams.c.endpoint == endpoint)
         async with self._engine.connect() as connection:
-            rows = (await connection.execute(statement)).all()
-        return [
-            Standing(
-                row.endpoint,
-                row.state,
-                row.detail,
-                row.state_at,
-                row.last_event_at,
-                row.checkpoint_at,
-                row.heard_until,
-                row.events,
-                bool(row.owned),
-                row.open,
-            )
-            for row in rows
-        ]
+            row = (await connection.execute(statement)).first()
+        if row is None:
+            return None
+        return Standing(
+            row.state,
+            row.detail,
+            row.last_event_at,
+            row.checkpoint_at,
+            row.heard_until,
+            row.events,
+            bool(row.owned),
+            row.open,
+        )
 
     async def _as_owner(self, statement: sa.TextClause, owned: Owned, **values: Any) -> None:
         async with self._engine.begin() as connection:

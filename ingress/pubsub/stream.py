@@ -13,7 +13,7 @@ import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from infra import metrics
 from infra.accounts import Account, Endpoint
@@ -31,6 +31,8 @@ from ingress.pubsub.store import Fenced, Owned, SchemaStore, StreamStore
 from ingress.reconcile.since import OBJECTS
 from ingress.sources.source import Resync
 from schemas.delivery import Delivery
+
+T = TypeVar("T")
 
 SILENT_SECONDS: Final = 300.0
 """Without a sign of life: Salesforce sends an empty answer within 270 s, so the connection is dead."""
@@ -151,12 +153,12 @@ class Reader:
         if self._refused_token and token == self._refused_token:
             raise BusError("TOKEN", "refused again")
         caller = Caller(token, instance, account.id.partition(":")[2])
-        user = await self._integration_user(account)
+        user = await self._users.integration_user(account) or ""
         self._latest_token = token
         async with self._bus.subscribe(caller, str(self._endpoint.config.get("channel") or ""), self._place) as flow:
             await self._note("connecting")
             while not self._stopping.is_set():
-                answer = await self._next(flow.next())
+                answer = await self._unless_stopped(flow.next(), self._silent_seconds)
                 if answer is None:
                     return
                 self._attempt = 0
@@ -167,24 +169,6 @@ class Reader:
                 wanted = len(answer.events) or MOST_EVENTS - answer.pending_num_requested
                 if wanted > 0:
                     await flow.more(wanted)
-
-    async def _next(self, coming: Awaitable[api.FetchResponse]) -> api.FetchResponse | None:
-        """The next answer; None once this role stops. Raises BusError."""
-        answer = asyncio.ensure_future(coming)
-        stop = asyncio.ensure_future(self._stopping.wait())
-        try:
-            done, _ = await asyncio.wait(
-                {answer, stop}, timeout=self._silent_seconds, return_when=asyncio.FIRST_COMPLETED
-            )
-            if answer in done:
-                return answer.result()
-            if stop in done:
-                return None
-            raise BusError("AWAY", "SILENT")
-        finally:
-            for each in (answer, stop):
-                each.cancel()
-            await asyncio.gather(answer, stop, return_exceptions=True)
 
     async def _take(self, account: Account, caller: Caller, user: str, answer: api.FetchResponse) -> None:
         if not answer.events:
@@ -262,9 +246,6 @@ class Reader:
         if heard_until is not None:
             self.heard_until = max(heard_until, self.heard_until or heard_until)
 
-    async def _integration_user(self, account: Account) -> str:
-        return await self._users.integration_user(account) or ""
-
     # ---------------------------------------------------------------- when it ends
 
     async def _after_bus(self, account: Account, error: BusError) -> None:
@@ -321,21 +302,28 @@ class Reader:
     async def _wait(self, state: str, detail: str, seconds: float) -> None:
         try:
             await self._note(state, detail)
-        except Fenced:
-            raise
         except Exception as error:
             if as_unavailable(error) is None:
                 raise
         if state == "disconnected":
             seconds = min(seconds, 5.0)  # the directory says within seconds that it is connected again
-        sleeping = asyncio.ensure_future(self._sleep(seconds))
+        await self._unless_stopped(self._sleep(seconds))
+
+    async def _unless_stopped(self, coming: Awaitable[T], seconds: float | None = None) -> T | None:
+        """What comes; None once this role stops. Raises what `coming` raises, and BusError where nothing comes for so long."""
+        answer = asyncio.ensure_future(coming)
         stop = asyncio.ensure_future(self._stopping.wait())
         try:
-            await asyncio.wait({sleeping, stop}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({answer, stop}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if answer in done:
+                return answer.result()
+            if stop in done:
+                return None
+            raise BusError("AWAY", "SILENT")
         finally:
-            for each in (sleeping, stop):
+            for each in (answer, stop):
                 each.cancel()
-            await asyncio.gather(sleeping, stop, return_exceptions=True)
+            await asyncio.gather(answer, stop, return_exceptions=True)
 
     async def _note(self, state: str, detail: str = "") -> None:
         told = f"{state} {detail}"

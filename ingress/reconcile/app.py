@@ -35,7 +35,6 @@ class ReconcilerRole(Role):
         super().__init__(settings, "reconciler", topics=[CHANGES_BULK], parts=parts)
         self._look_seconds = look_seconds
         self._clients: Mapping[str, CrmClient] = {}
-        self._trouble: str | None = None
 
     async def setup(self) -> None:
         """Wire."""

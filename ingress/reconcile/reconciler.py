@@ -20,7 +20,7 @@ from infra.crm.limits import bulk_work
 from infra.telemetry import log
 from ingress.reconcile.judging import is_known, was_seen
 from ingress.reconcile.since import OBJECTS, Asks, changes_of, stretches
-from ingress.reconcile.store import LostError, Reconciliations, Standing
+from ingress.reconcile.store import LostError, Reconciliations
 from schemas.change import Change
 from schemas.record import RecordRef
 
@@ -89,25 +89,23 @@ class Reconciler:
     async def _kind(self, account: Account, client: Client, object_: str) -> int:
         pace = self._pace
         one = await self._store.begin(account, object_, first=pace.grace + pace.overlap, grace=pace.grace)
+        assert one.until is not None
         fed = 0
-        async for stretch in stretches(client, account, object_, one.since, until=one.until, after=one.position):
+        async for page in stretches(client, account, object_, one.since, until=one.until, after=one.position):
             if object_ in ACTIVITIES:
-                found = await self._unseen_activities(account, client, object_, stretch.rows)
+                found = await self._unseen_activities(account, client, object_, page.records)
             else:
-                found = await self._unseen(account, object_, stretch.rows)
+                found = await self._unseen(account, object_, page.records)
             if found:
                 await self._publish(found)
             fed += len(found)
             metrics.RECONCILED.labels(account.crm, "announced").inc(len(found))
-            metrics.RECONCILED.labels(account.crm, "known").inc(max(0, len(stretch.rows) - len(found)))
-            one = await self._advanced(one, stretch.after, len(stretch.rows), len(found))
+            metrics.RECONCILED.labels(account.crm, "known").inc(max(0, len(page.records) - len(found)))
+            one = await self._store.advance(one, page.next, compared=len(page.records), fed=len(found))
         await self._store.finish(one, pace.overlap)
         if fed:
             _log.info("reconciled", account=account.id, object=object_, compared=one.compared, announced=fed)
         return fed
-
-    async def _advanced(self, one: Standing, after: str | None, compared: int, fed: int) -> Standing:
-        return await self._store.advance(one, after, compared=compared, fed=fed)
 
     async def _unseen(self, account: Account, object_: str, rows: Sequence[Changed]) -> list[Change]:
         told = [(change, row) for row in rows for change in changes_of(account, object_, row)]

@@ -34,7 +34,7 @@ class LostError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One row."""
+    """Of one row, what comparing goes by."""
 
     account: str
     object: str
@@ -43,16 +43,8 @@ class Standing:
     until: datetime | None
     """End of the stretch under way; None: none is."""
     position: str | None
-    tried_at: datetime | None
-    ended_at: datetime | None
-    """When the last stretch was through."""
     compared: int
     """Records listed so far, again and again."""
-    fed: int
-    missed: int
-    missed_at: datetime | None
-    waiting: str
-    """For what, as a cause; empty: for nothing."""
 
 
 class Reconciliations:
@@ -104,7 +96,7 @@ class Reconciliations:
             await session.close()
 
     async def due(self, accounts: Collection[str], every: timedelta) -> list[str]:
-        """Of these accounts, the ones that nobody has tried for so long; longest first, new ones before all."""
+        """Of these accounts, the ones that nobody has tried for so long, new ones among them; in the order given."""
         if not accounts:
             return []
         asked = (
@@ -131,7 +123,7 @@ class Reconciliations:
                 tried_at=sa.func.now(),
                 until=sa.func.coalesce(_R.until, sa.func.greatest(_R.since, sa.func.now() - grace)),
             )
-            .returning(*_columns())
+            .returning(*(_R[name] for name in Standing.__dataclass_fields__))
         )
         async with self._engine.begin() as connection:
             await connection.execute(made.on_conflict_do_nothing())
@@ -143,7 +135,7 @@ class Reconciliations:
         values = {"position": position, "compared": _R.compared + compared, "fed": _R.fed + fed}
         async with self._engine.begin() as connection:
             await self._change(connection, one, {**values, "tried_at": sa.func.now()})
-        return replace(one, position=position, compared=one.compared + compared, fed=one.fed + fed)
+        return replace(one, position=position, compared=one.compared + compared)
 
     async def finish(self, one: Standing, overlap: timedelta) -> None:
         """The stretch is through: the next begins `overlap` before its end. Raises LostError."""
@@ -164,20 +156,6 @@ class Reconciliations:
             await connection.execute(
                 reconciliations.update().where(_R.account == account, _R.object == object_).values(waiting=why[:200])
             )
-
-    async def go_back(self, account: str, since: datetime) -> int:
-        """Compare everything since then (again), as soon as may be; returns how many kinds of records that touches."""
-        values = {"since": sa.func.least(_R.since, since), "until": None, "position": None, "tried_at": None}
-        async with self._engine.begin() as connection:
-            return (
-                await connection.execute(reconciliations.update().where(_R.account == account).values(values))
-            ).rowcount
-
-    async def of(self, account: str) -> list[Standing]:
-        """All rows of an account."""
-        async with self._engine.connect() as connection:
-            found = await connection.execute(sa.select(*_columns()).where(_R.account == account).order_by(_R.object))
-            return [Standing(**row) for row in found.mappings()]
 
     async def known(self, refs: Collection[RecordRef]) -> Knowledge:
         """What the hydrator knows of these records, and which of them wait to be read."""
@@ -208,7 +186,3 @@ class Reconciliations:
         done = await connection.execute(reconciliations.update().where(mine).values(**values))
         if done.rowcount != 1:
             raise LostError
-
-
-def _columns() -> list[sa.Column[object]]:
-    return [reconciliations.c[name] for name in Standing.__dataclass_fields__]

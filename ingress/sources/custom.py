@@ -44,20 +44,19 @@ def _read(endpoint: Endpoint) -> Declaration | str:
         return str(error)
 
 
-Verifier = HmacVerifier | Bearer | Basic
-
 declaration_of = PerEndpoint(_read)
 """The endpoint's declaration, or what is wrong with it."""
 
 
-def _ready(endpoint: Endpoint) -> Verifier | None:
+def _ready(endpoint: Endpoint) -> HmacVerifier | Bearer | Basic | Standard | str:
     found = declaration_of(endpoint)
-    if isinstance(found, str) or isinstance(found.verify, Standard):
-        return None
+    if isinstance(found, str):
+        return found
     return HmacVerifier(found.verify) if isinstance(found.verify, Hmac) else found.verify
 
 
 _verifier_of = PerEndpoint(_ready)
+"""What judges the endpoint's requests, or why its declaration cannot be read."""
 
 
 class Custom:
@@ -70,21 +69,24 @@ class Custom:
 
     def verify(self, request: InboundRequest, endpoint: Endpoint, now: datetime) -> Denied | None:
         """As declared."""
-        verifier = _verifier_of(endpoint)
-        if verifier is None:
-            found = declaration_of(endpoint)
-            if isinstance(found, str):
-                return Denied(Refusal.ENDPOINT_DISABLED, " ".join(found.split()))
-            return judge_standard(request, endpoint, now)
-        secrets = secrets_of(endpoint, now)
-        return verifier.verify(request, secrets, now) if secrets else disabled(endpoint, now)
+        match _verifier_of(endpoint):
+            case HmacVerifier() | Bearer() | Basic() as verifier:
+                secrets = secrets_of(endpoint, now)
+                return verifier.verify(request, secrets, now) if secrets else disabled(endpoint, now)
+            case Standard():
+                return judge_standard(request, endpoint, now)
+            case why:
+                return Denied(Refusal.ENDPOINT_DISABLED, " ".join(why.split()))
 
     def once(self, request: InboundRequest, endpoint: Endpoint) -> tuple[bytes, ...] | None:
         """What was signed, where a time or an id is part of it; bearer, Basic and a bare HMAC of the body say nothing of when."""
-        verifier = _verifier_of(endpoint)
-        if isinstance(verifier, HmacVerifier):
-            return verifier.once(request)
-        return standard_once(request) if verifier is None and not isinstance(declaration_of(endpoint), str) else None
+        match _verifier_of(endpoint):
+            case HmacVerifier() as verifier:
+                return verifier.once(request)
+            case Standard():
+                return standard_once(request)
+            case _:
+                return None
 
     def new_secret(self) -> bytes:
         """Random text; senders that draw their own (Stripe, Slack) are given none."""

@@ -77,6 +77,11 @@ def facts_of(snapshot: RecordSnapshot, concepts: Iterable[str]) -> dict[str, Fac
     return found
 
 
+def plain(text: str) -> str:
+    """What is left of a text when two copies may differ in white space and case."""
+    return " ".join(text.split()).casefold()
+
+
 _NUMBER = re.compile(r"-?\d[\d.,' \u00a0\u202f]*")
 
 

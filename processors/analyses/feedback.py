@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from processors.analyses.facts import plain
 from schemas.record import RecordSnapshot
 
 LENGTH = 700
@@ -27,6 +28,5 @@ def feedback_of(snapshot: RecordSnapshot) -> dict[str, str]:
 
 def doubts(feedback: Mapping[str, str], value: str) -> bool:
     """Whether a rep whose thumb is down names this very value in the correction: what plain rules can make of it."""
-    wanted = " ".join(value.split()).casefold()
-    said = " ".join(feedback.get("correction", "").split()).casefold()
+    wanted, said = plain(value), plain(feedback.get("correction", ""))
     return feedback.get("thumbs") == "down" and len(wanted) > 2 and wanted in said

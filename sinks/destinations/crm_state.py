@@ -101,13 +101,10 @@ class CrmState:
         self._statements = Statements(engine)
         self._destination = destination
 
-    async def load(self, refs: Collection[RecordRef]) -> State:
-        """What is known of these records: analysis → row; an empty mapping for a record that was never written."""
-        return await self.take_up({ref: {} for ref in refs})
-
-    async def take_up(self, insights: Mapping[RecordRef, Mapping[str, Version]], claim: str = "") -> State:
-        """`load`, and a note with it: a record of which one of the given versions is newer than that analysis's row is about
-        to be written, by whoever has this `claim`. What is returned is from before that note.
+    async def take_up(self, insights: Mapping[RecordRef, Mapping[str, Version]], claim: str) -> State:
+        """What is known of these records: analysis → row; an empty mapping for a record that was never written. And a note with
+        it: a record of which one of the given versions is newer than that analysis's row is about to be written, by whoever
+        has this `claim`. What is returned is from before that note.
         """
         given: list[tuple[RecordRef, str | None, Version]] = [
             (ref, analysis, version)
@@ -131,7 +128,7 @@ class CrmState:
             found[ref][analysis] = Row(Version(epoch, offset, generation), as_of, written, pending)
         return found
 
-    async def done(self, rows: Iterable[tuple[RecordRef, str, Row]], claim: str = "") -> set[RecordRef]:
+    async def done(self, rows: Iterable[tuple[RecordRef, str, Row]], claim: str) -> set[RecordRef]:
         """Note what was written; returns the records that somebody else took up, or noted a newer version of, meanwhile."""
         given = list(rows)
         if not given:

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from console.main import app
 from console.privacy import indexed
-from console.privacy_export import collected, made
+from console.privacy_export import collected
+from console.private_file import made
 from console.reading import Selection, partitions_of, ranges_of, raw_range, reader
 from console.runtime import ConsoleError
 from infra.crm.vendors import connect

@@ -134,29 +134,30 @@ class TestState:
     async def test_begin_and_done(self, engine, needs):
         state = CrmState(engine, "hubspot")
         ref = insight().ref
-        assert await state.load([ref]) == {ref: {}}
+        assert await state.take_up({ref: {}}, "t") == {ref: {}}
         version = Version(1, 5, 1)
-        assert await state.take_up({ref: {"lead_intel": version}}) == {ref: {}}, "from before the note"
-        assert (await state.load([ref]))[ref][RECORD].pending
+        assert await state.take_up({ref: {"lead_intel": version}}, "t") == {ref: {}}, "from before the note"
+        assert (await state.take_up({ref: {}}, "t"))[ref][RECORD].pending
         row = Row(version, NOON, {"score": "x"})
-        assert await state.done([(ref, "lead_intel", row), (ref, RECORD, row)]) == set()
-        assert await state.load([ref]) == {ref: {"lead_intel": row, RECORD: row}}
+        assert await state.done([(ref, "lead_intel", row), (ref, RECORD, row)], "t") == set()
+        assert await state.take_up({ref: {}}, "t") == {ref: {"lead_intel": row, RECORD: row}}
 
     async def test_only_what_is_newer_is_noted_as_begun(self, engine, needs):
         """INVARIANT: what is about to be written is noted before, and a redelivery leaves no mark that nobody takes off."""
         state = CrmState(engine, "hubspot")
         (one, other, third) = (insight(record=record).ref for record in ("81", "82", "83"))
         row = Row(Version(1, 5, 1), NOON, {"score": "x"})
-        await state.done([(ref, name, row) for ref in (one, other) for name in ("lead_intel", RECORD)])
+        await state.done([(ref, name, row) for ref in (one, other) for name in ("lead_intel", RECORD)], "t")
         found = await state.take_up(
             {
                 one: {"lead_intel": Version(1, 5, 1)},
                 other: {"lead_intel": Version(1, 5, 1), "data_quality": Version(1, 5, 1)},
                 third: {},
-            }
+            },
+            "t",
         )
         assert found == {one: {"lead_intel": row, RECORD: row}, other: {"lead_intel": row, RECORD: row}, third: {}}
-        after = await state.load([one, other, third])
+        after = await state.take_up({one: {}, other: {}, third: {}}, "t")
         assert not after[one][RECORD].pending
         assert after[other][RECORD] == Row(row.version, row.as_of, row.written, pending=True)
         assert after[third] == {}
@@ -166,9 +167,9 @@ class TestState:
         state = CrmState(engine, "hubspot")
         ref = insight().ref
         newer, older = Row(Version(1, 5, 1), NOON, {}), Row(Version(1, 4, 9), NOON, {})
-        await state.done([(ref, "lead_intel", newer)])
-        assert await state.done([(ref, "lead_intel", older)]) == {ref}
-        assert (await state.load([ref]))[ref]["lead_intel"] == newer
+        await state.done([(ref, "lead_intel", newer)], "t")
+        assert await state.done([(ref, "lead_intel", older)], "t") == {ref}
+        assert (await state.take_up({ref: {}}, "t"))[ref]["lead_intel"] == newer
 
 
 class TestHubSpot:
@@ -211,11 +212,11 @@ class TestHubSpot:
         assert await state.done(rows, "one") == {ref}
         await state.doubt({ref})
         assert await state.done(rows, "other") == {ref}
-        assert (await state.load([ref]))[ref][RECORD].pending
+        assert (await state.take_up({ref: {}}, "t"))[ref][RECORD].pending
         newer = Version(1, 8, 1)
         await state.take_up({ref: {"lead_intel": newer}}, "third")
         assert await state.done([(ref, RECORD, Row(newer, NOON, {}))], "third") == set()
-        assert not (await state.load([ref]))[ref][RECORD].pending
+        assert not (await state.take_up({ref: {}}, "t"))[ref][RECORD].pending
 
     async def test_three_analyses_are_one_row_of_one_call(self, sandbox, account, destination):
         ids = sandbox.controls.records(account.id, "contact")[:5]

@@ -14,8 +14,9 @@ from aiokafka import AIOKafkaProducer
 
 from console.reading import read
 from infra.kafka.broker import partition_of
-from infra.kafka.codec import Codec, Outgoing, Received
+from infra.kafka.codec import Codec, Outgoing, Received, purpose_of
 from infra.kafka.connection import options
+from infra.keyring import seal
 from schemas.change import Change
 from schemas.dead_letter import Cause, DeadLetter
 from schemas.insight import DataQuality, Insight, Version
@@ -91,22 +92,13 @@ class Poison(Sent):
 
     async def messages(self, stand: Stand) -> list[tuple[str, Outgoing]]:
         found = []
+        key = await stand.keyring.for_tenant(TENANT)
         for topic, good in await _good(stand):
             found.append((topic.name, replace(good, value=b"\x00not ours", headers=[])))
             found.append((topic.name, replace(good, value=(good.value or b"")[:-7])))
-        codec = Codec(stand.keyring, "hookline/faults")
-        key = await stand.keyring.for_tenant(TENANT)
-        for topic in (CHANGES, RECORDS, INSIGHTS):
-            nonsense = codec.seal_bytes(
-                topic,
-                b'{"tenant": 7, ',
-                key,
-                kafka_key=_KEY,
-                partition_key=_KEY,
-                account=stand.portal,
-                now=datetime.now(UTC),
-            )
-            found.append((topic.name, nonsense))
+            if topic is not DELIVERIES:
+                nonsense = seal(key, b'{"tenant": 7, ', purpose=purpose_of(topic))
+                found.append((topic.name, replace(good, key=_KEY, partition_key=_KEY, value=nonsense)))
         return found
 
 
@@ -212,7 +204,7 @@ async def _redrive(stand: Stand, letters: list[DeadLetter]) -> None:
 
 
 _NOBODY = "1"
-_KEY = f"{TENANT}/hubspot:1/contact/{_NOBODY}"
+_KEY = f"{TENANT}/hubspot:1/contact/{_NOBODY}".encode()
 
 
 async def _good(stand: Stand) -> list[tuple[Topic[Any], Outgoing]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +18,7 @@ from tests.ingress.fakes import NOW, endpoint, keyring
 
 @pytest.mark.parametrize("kind", [b"application/json", b"", b'a"b\\c\xe4', b"x" * 500])
 @pytest.mark.parametrize("body", [b"[]", b"x" * 5_000, bytes(range(256))])
-async def test_a_parcel_is_what_the_codec_would_have_made(kind, body):
+async def test_a_parcel_is_what_the_codec_would_have_made(kind, body, monkeypatch: pytest.MonkeyPatch):
     """INVARIANT: two ways of writing, one of reading. If this fails, deliveries of the hot path cannot be opened."""
     ring, found = keyring(), endpoint()
     codec = Codec(ring, "hookline/ingress")
@@ -26,7 +27,8 @@ async def test_a_parcel_is_what_the_codec_would_have_made(kind, body):
         request_id="f" * 32, tenant=found.tenant, endpoint=found.id, source=found.source, received_at=NOW,
         content_type=kind[:128].decode("latin-1"), body=body,
     )  # fmt: skip
-    theirs = codec.seal_one(DELIVERIES, delivery, key, now=NOW, traceparent="t")
+    monkeypatch.setattr("infra.kafka.codec.datetime", SimpleNamespace(now=lambda _zone: NOW))
+    [theirs] = await codec.seal(DELIVERIES, [delivery], traceparents=["t"])
     ours = Parcels("hookline/ingress").wrap(found, key, "f" * 32, NOW, kind, body, "t")
     assert (ours.key, ours.partition_key, ours.timestamp_ms) == (theirs.key, theirs.partition_key, theirs.timestamp_ms)
     assert [pair for pair in ours.headers if pair[0] != "ce_id"] == [pair for pair in theirs.headers if pair[0] != "ce_id"]  # fmt: skip

@@ -134,7 +134,7 @@ class MemoryState:
         self.claims: dict[RecordRef, str] = {}
         self.lose_next_done = False
 
-    async def take_up(self, insights, claim=""):
+    async def take_up(self, insights, claim):
         before = {ref: dict(self.rows.get(ref, {})) for ref in insights}
         for ref, versions in insights.items():
             if any(version > before[ref].get(analysis, Row()).version for analysis, version in versions.items()):
@@ -143,7 +143,7 @@ class MemoryState:
                 self.claims[ref] = claim
         return before
 
-    async def done(self, rows, claim=""):
+    async def done(self, rows, claim):
         if self.lose_next_done:
             self.lose_next_done = False
             raise ConnectionError("killed between the CRM's answer and the note of it")

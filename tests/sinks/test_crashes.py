@@ -66,11 +66,11 @@ class State(MemoryState):
         super().__init__()
         self.world = world
 
-    async def take_up(self, insights: Any, claim: str = "") -> Any:
+    async def take_up(self, insights: Any, claim: str) -> Any:
         await self.world.effect()
         return await super().take_up(insights, claim)
 
-    async def done(self, rows: Any, claim: str = "") -> Any:
+    async def done(self, rows: Any, claim: str) -> Any:
         await self.world.effect()
         return await super().done(rows, claim)
 

@@ -7,7 +7,6 @@ dates are computed from what results, by grounding.
 
 from __future__ import annotations
 
-from processors.analyses.lead_intel.opinions import closed, opinion
 from processors.analyses.lead_intel.scoring import expected
 from processors.analyses.lead_intel.view import View, questions, summary_of
 from schemas.insight import Evidence, Factor, LeadIntel
@@ -43,8 +42,6 @@ def _standing(factor: Factor, snapshot: RecordSnapshot) -> Factor | None:
         return factor
     concept = next((concept for concept, name in snapshot.concepts.items() if name == field), "")
     view = expected(snapshot, concept, value) if value and concept else None
-    over = closed(snapshot.value("deal_stage") or snapshot.value("lead_status")) is not None
-    on = snapshot.modified_at.date()
-    if view is None or view != opinion(concept, before, crm=snapshot.crm, on=on, object=snapshot.object, over=over):
+    if view is None or view != expected(snapshot, concept, before):
         return None
     return factor.model_copy(update={"evidence": Evidence(field=field, value=value, since=snapshot.since_when(field))})

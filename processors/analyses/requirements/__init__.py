@@ -55,7 +55,7 @@ class RequirementsAnalysis:
     def prompt(self, snapshot: RecordSnapshot) -> Prompt[RequirementsAnswer]:
         """The question about one record."""
         feedback = feedback_of(snapshot)
-        facts = {
+        facts: dict[str, Any] = {
             "object": snapshot.object,
             "texts": [text.as_json() for text in texts_of(snapshot)],
             **({"feedback": feedback} if feedback else {}),
@@ -66,7 +66,7 @@ class RequirementsAnalysis:
             facts=facts,
             rules=rules.answer,
             judge=lambda answer: judged(answer, facts),
-            language=lambda: language_of(text.text for text in texts_of(snapshot)),
+            language=lambda: language_of(text["text"] for text in facts["texts"]),
         )
 
     async def analyse(self, context: Context) -> Finding:

@@ -9,20 +9,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_gateway.prompt import Judgement
+from processors.analyses.facts import plain
 from processors.analyses.requirements import rules
 from processors.analyses.requirements.answer import RequirementsAnswer
 
 
 def judged(answer: RequirementsAnswer, facts: Mapping[str, Any]) -> Judgement:
     """Confident is who found at least as many wishes as plain rules find in the same texts."""
-    texts = {str(text["source"]): _plain(f"{text['subject']} {text['text']}") for text in facts["texts"]}
+    texts = {str(text["source"]): plain(f"{text['subject']} {text['text']}") for text in facts["texts"]}
     quotes = [(item.source, item.quote) for item in answer.items]
     for clash in answer.contradictions:
         quotes += [(clash.first_source, clash.first_quote), (clash.second_source, clash.second_quote)]
-    borne_out = sum(bool(quote.strip()) and _plain(quote) in texts.get(source, "") for source, quote in quotes)
+    borne_out = sum(bool(quote.strip()) and plain(quote) in texts.get(source, "") for source, quote in quotes)
     known = len(rules.answer(facts).items)
     return Judgement(borne_out / len(quotes) if quotes else 1.0, min(1.0, len(answer.items) / known) if known else 1.0)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split()).casefold()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -8,7 +9,7 @@ from opentelemetry.trace import use_span
 from pydantic import SecretStr
 
 from infra.kafka.codec import Codec, Outgoing, RawMessage, purpose_of
-from infra.keyring import Keyring, MemoryKeys, new_master_key
+from infra.keyring import Keyring, MemoryKeys, new_master_key, seal
 from schemas.change import Change
 from schemas.dead_letter import Cause
 from schemas.delivery import Delivery
@@ -116,9 +117,7 @@ async def test_each_kind_of_bad_message_has_its_cause_and_stops_no_other(codec: 
     newer = [(name, b"hookline.change.v9" if name == "ce_type" else value) for name, value in good.headers]
     robbed = [(name, b"globex" if name == "hl_tenant" else value) for name, value in good.headers]
     key = (await codec._keyring.for_records([change(1).ref]))[change(1).ref]
-    nonsense = codec.seal_bytes(
-        CHANGES, b'{"tenant": "acme", "secret text": 1}', key, kafka_key="k", partition_key="k", now=NOON
-    )
+    nonsense = replace(good, value=seal(key, b'{"tenant": "acme", "secret text": 1}', purpose=purpose_of(CHANGES)))
     cases = [
         (raw(CHANGES, good, headers=[]), Cause.UNPARSABLE),
         (raw(CHANGES, good, headers=newer), Cause.UNKNOWN_VERSION),

@@ -44,6 +44,8 @@ class Store:
     """The table in memory."""
 
     rows: dict[str, Standing] = field(default_factory=dict)
+    causes: dict[str, str] = field(default_factory=dict)
+    """By object, what it waits for; empty: for nothing."""
     standings: dict[RecordRef, Known] = field(default_factory=dict)
     waiting: set[RecordRef] = field(default_factory=set)
     held: bool = False
@@ -60,10 +62,11 @@ class Store:
         return [] if self.rested else list(accounts)
 
     async def begin(self, account: Account, object_: str, *, first: timedelta, grace: timedelta) -> Standing:
-        empty = Standing(account.id, object_, self.now - first, None, None, None, None, 0, 0, 0, None, "")
+        empty = Standing(account.id, object_, self.now - first, None, None, 0)
         row = self.rows.get(object_, empty)
         until = row.until or max(row.since, self.now - grace)
-        self.rows[object_] = replace(row, until=until, tried_at=self.now)
+        self.rows[object_] = replace(row, until=until)
+        self.causes.setdefault(object_, "")
         return self.rows[object_]
 
     def _mine(self, one: Standing) -> None:
@@ -73,17 +76,18 @@ class Store:
 
     async def advance(self, one: Standing, position: str | None, *, compared: int, fed: int) -> Standing:
         self._mine(one)
-        self.rows[one.object] = replace(one, position=position, compared=one.compared + compared, fed=one.fed + fed)
+        self.rows[one.object] = replace(one, position=position, compared=one.compared + compared)
         return self.rows[one.object]
 
     async def finish(self, one: Standing, overlap: timedelta) -> None:
         self._mine(one)
         assert one.until is not None
         since = max(one.since, one.until - overlap)
-        self.rows[one.object] = replace(one, since=since, until=None, position=None, ended_at=self.now, waiting="")
+        self.rows[one.object] = replace(one, since=since, until=None, position=None)
+        self.causes[one.object] = ""
 
     async def wait(self, account: str, object_: str, why: str) -> None:
-        self.rows[object_] = replace(self.rows[object_], waiting=why)
+        self.causes[object_] = why
 
     async def known(self, refs: Collection[RecordRef]) -> Knowledge:
         return Knowledge({one: self.standings[one] for one in refs if one in self.standings}, frozenset(self.waiting))
@@ -260,7 +264,7 @@ async def test_one_kind_that_may_not_be_read_does_not_hold_the_others_up(bench):
     }
     await bench.run()
     assert bench.told == [("deal", "1", "updated")]
-    assert (bench.store.rows["company"].waiting, bench.store.rows["deal"].waiting) == ("FORBIDDEN", "")
+    assert (bench.store.causes["company"], bench.store.causes["deal"]) == ("FORBIDDEN", "")
 
 
 @pytest.mark.parametrize(
@@ -274,12 +278,12 @@ async def test_one_kind_that_may_not_be_read_does_not_hold_the_others_up(bench):
 async def test_what_is_spent_revoked_or_away_is_waited_for_where_it_stands(bench, error, cause):
     bench.crm.pages["contact"] = [[Changed("1", at(-300))], error]
     await bench.run()
-    assert bench.store.rows["contact"].waiting == cause
+    assert bench.store.causes["contact"] == cause
     assert "deal" not in bench.store.rows, "no further call of this account"
     bench.crm.pages["contact"] = [[Changed("1", at(-300))], [Changed("2", at(-300))]]
     await bench.run()
     assert bench.told == [("contact", "1", "updated"), ("contact", "2", "updated")]
-    assert bench.store.rows["contact"].waiting == ""
+    assert bench.store.causes["contact"] == ""
 
 
 async def test_one_replica_compares_and_another_that_comes_later_finds_it_done(bench):

@@ -20,7 +20,7 @@ from infra.crm.hubspot_portal import Rejected
 from infra.crm.limits import is_bulk
 from infra.crm.salesforce_org import Rejected as OrgRejected
 from infra.local.sandbox import soql
-from ingress.reconcile.since import changed_since, stretches
+from ingress.reconcile.since import changes_of, stretches
 
 SINCE = datetime(2026, 11, 20, tzinfo=UTC)
 UNTIL = SINCE + timedelta(seconds=60)
@@ -111,7 +111,8 @@ class Salesforce(Crm):
 
 
 async def seen(crm: Any, account: Account, object: str = "deal") -> list[Any]:
-    return [each async for each in changed_since(crm, account, object, SINCE, until=UNTIL)]
+    pages = [each async for each in stretches(crm, account, object, SINCE, until=UNTIL)]
+    return [change for page in pages for row in page.records for change in changes_of(account, object, row)]
 
 
 CRMS = pytest.mark.parametrize(("kind", "account"), [(HubSpot, PORTAL), (Salesforce, ORG)])
@@ -147,14 +148,14 @@ def test_it_goes_on_where_it_stood(kind, account, records, page, stop):
         ids: list[str] = []
         after = None
         place = 0
-        async for stretch in stretches(crm, account, "deal", SINCE, until=UNTIL):
-            ids += [row.id for row in stretch.rows]
-            place, after = place + 1, stretch.after
+        async for read in stretches(crm, account, "deal", SINCE, until=UNTIL):
+            ids += [row.id for row in read.records]
+            place, after = place + 1, read.next
             if place == stop:
                 break
         if after is not None:
-            async for stretch in stretches(crm, account, "deal", SINCE, until=UNTIL, after=after):
-                ids += [row.id for row in stretch.rows]
+            async for read in stretches(crm, account, "deal", SINCE, until=UNTIL, after=after):
+                ids += [row.id for row in read.records]
         return ids
 
     with pytest.MonkeyPatch.context() as patch:
