@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 import stamina
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from infra import metrics
 from infra.crm.limits import Said
@@ -27,12 +28,28 @@ BUDGET_SECONDS = 30.0
 class TryAgain(Exception):  # noqa: N818 - an order to the retry loop, not an error of its own
     """The vendor answered with a code for which its documentation says: try again."""
 
-    def __init__(self, what: str, *, after: float | None = None, account_limit: bool = False) -> None:
-        """Args: a code or an error's name; seconds to wait, where known; whether it is this account's own rate limit."""
+    def __init__(
+        self, what: str, *, after: float | None = None, account_limit: bool = False, unheard: bool = False
+    ) -> None:
+        """Args: a code or an error's name; seconds to wait, where known; whether it is this account's own rate limit; whether
+        the request may have been carried out all the same.
+        """
         super().__init__(what)
         self.what = what
         self.after = after
         self.account_limit = account_limit
+        self.unheard = unheard
+
+
+def may_have_arrived(error: BaseException) -> bool:
+    """Whether a request that ended in this error of urllib3 or requests may have reached the vendor."""
+    within: BaseException | None = error
+    while within is not None:
+        error = within
+        reason = getattr(error, "reason", None)
+        inner = reason if isinstance(reason, BaseException) else None
+        within = inner or next((each for each in error.args if isinstance(each, BaseException)), None)
+    return not isinstance(error, NewConnectionError | ConnectTimeoutError | ConnectionRefusedError)
 
 
 class Gate(Protocol):
@@ -131,14 +148,17 @@ class Calls:
         """Whether calls to the account wait for a turn."""
         return self._gate.crowded(account)
 
-    async def run(self, account: str, call: Callable[[], T], operation: str = "other") -> T:
+    async def run(
+        self, account: str, call: Callable[[], T], operation: str = "other", *, repeatable: bool = True
+    ) -> T:
         """Call it, and again as long as it raises TryAgain and the budget lasts; then that one is raised.
 
-        `operation` is a metric's label, one of few. `call` runs in a thread, holds one turn of the account each time, and has to be safe to repeat.
+        `operation` is a metric's label, one of few. `call` runs in a thread and holds one turn of the account each time. What
+        is not `repeatable` is called again only where it was certainly not carried out.
         """
 
         def wait_or_not(error: Exception) -> bool | float:
-            if not isinstance(error, TryAgain):
+            if not isinstance(error, TryAgain) or (error.unheard and not repeatable):
                 return False
             return True if error.after is None else error.after
 

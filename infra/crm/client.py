@@ -42,6 +42,10 @@ class CrmUnavailable(Exception):  # noqa: N818 - it names a state, as the pump's
         self.retry_after = retry_after
 
 
+class AnswerLost(CrmUnavailable):
+    """A write was sent, and nobody knows whether it arrived: only the record can say, and it is not sent again unasked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Read:
     """A record as it stands. Values are the CRM's own text; empty fields are absent; our own fields are never in `fields`."""
@@ -155,7 +159,7 @@ class CrmClient(Protocol):
     ) -> dict[str, Written | Gone | Refused | Busy]:
         """Set own fields, by their short names; an empty text clears one. One row's failure fails no other.
 
-        Raises ValueError for a name that is not one of `own_fields.py`.
+        Raises ValueError for a name that is not one of `own_fields.py`, and AnswerLost where any of the rows may have arrived.
         """
         ...
 

@@ -407,7 +407,9 @@ class HubSpotClient:
             return {"inputs": rows} if rows else {}
 
         try:
-            found = await self._portals.call(account, "POST", f"{_OBJECTS}/{plural}/batch/update", body)
+            found = await self._portals.call(
+                account, "POST", f"{_OBJECTS}/{plural}/batch/update", body, repeatable=False
+            )
         except Rejected as rejected:
             inputs = take()
             ids = list(inputs)

@@ -21,8 +21,8 @@ from hubspot.crm.objects.exceptions import ApiException
 from infra.accounts import Account
 from infra.crm import hubspot_shapes as shapes
 from infra.crm import oauth
-from infra.crm.calls import CONNECT_SECONDS, Calls, Gate, TryAgain
-from infra.crm.client import AccountUnavailable, CrmUnavailable, Refused
+from infra.crm.calls import CONNECT_SECONDS, Calls, Gate, TryAgain, may_have_arrived
+from infra.crm.client import AccountUnavailable, AnswerLost, CrmUnavailable, Refused
 from infra.crm.limits import Said, hubspot_said
 from infra.crm.limits_gate import build_gate
 from infra.crm.oauth_tokens import RENEW_BEFORE_SECONDS, Tokens, build_tokens
@@ -102,6 +102,7 @@ class Portals:
         body: Body = None,
         *,
         query: Mapping[str, str] | None = None,
+        repeatable: bool = True,
     ) -> Any:
         """One call with its retries; the answer's JSON. A `body` that is a function is made when the call's turn has come,
         in a thread; if it is empty then, nothing is asked and the answer is empty.
@@ -109,6 +110,7 @@ class Portals:
         Raises:
             Rejected: HubSpot will not do it (400, 403, 404, 409, ...).
             AccountUnavailable: no valid token, or the portal's own quota is spent.
+            AnswerLost: it is not `repeatable`, and may have been done.
             CrmUnavailable: no proper answer within the budget.
         """
         portal = self._portal(account)
@@ -117,13 +119,14 @@ class Portals:
 
         async def run(call: Callable[[], Any]) -> Any:
             try:
-                return await self._calls.run(account.id, call, operation)
+                return await self._calls.run(account.id, call, operation, repeatable=repeatable)
             except TryAgain as error:
                 if error.account_limit:
                     raise AccountUnavailable(
                         account.id, "QUOTA_SPENT", "HubSpot's limit per ten seconds", error.after or WINDOW_SECONDS
                     ) from error
-                raise CrmUnavailable("hubspot", error.what, error.after) from error
+                unavailable = AnswerLost if error.unheard and not repeatable else CrmUnavailable
+                raise unavailable("hubspot", error.what, error.after) from error
 
         if portal.needs_token():
             await self._renew(portal, account, run, portal.token)
@@ -271,13 +274,13 @@ class _Portal:
             raise self._understood(error.status or 0, error.body, error.headers or {}) from None
         except (urllib3.exceptions.HTTPError, AttributeError, OSError) as error:
             # AttributeError: the library decodes the body of a TLS failure, which has none.
-            raise TryAgain(type(error).__name__) from None
+            raise TryAgain(type(error).__name__, unheard=may_have_arrived(error)) from None
         if not data:
             return {}
         try:
             return orjson.loads(data)
         except orjson.JSONDecodeError:
-            raise TryAgain("an answer that is not JSON") from None
+            raise TryAgain("an answer that is not JSON", unheard=True) from None
 
     def _understood(self, status: int, text: str | bytes | None, headers: Mapping[str, str]) -> Exception:
         body: Any = {}
@@ -299,7 +302,7 @@ class _Portal:
                 _seconds(headers.get("Retry-After")) or 600.0,
             )
         if status in RETRIED or status == 0:
-            return TryAgain(str(status), after=2.0 if status == 423 else None)
+            return TryAgain(str(status), after=2.0 if status == 423 else None, unheard=status != 423)
         if status == 403 and str(body.get("category")) not in {"MISSING_SCOPES", "FORBIDDEN", "None"}:
             return AccountUnavailable(self._account, "FORBIDDEN", str(body.get("category")))
         return Rejected(status, body)

@@ -417,7 +417,7 @@ class SalesforceClient:
             return sf.restful(_COLLECTIONS, method="PATCH", json=body) if body["records"] else ()
 
         try:
-            found = await self._orgs.call(account, "update", send)
+            found = await self._orgs.call(account, "update", send, repeatable=False)
         except Rejected as rejected:
             records = take()
             ids = list(records)

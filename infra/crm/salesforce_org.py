@@ -23,8 +23,8 @@ from simple_salesforce.login import SalesforceLogin
 from infra.accounts import Account
 from infra.crm import oauth
 from infra.crm import salesforce_shapes as shapes
-from infra.crm.calls import CONNECT_SECONDS, Calls, Gate, TryAgain
-from infra.crm.client import AccountUnavailable, CrmUnavailable, Refused
+from infra.crm.calls import CONNECT_SECONDS, Calls, Gate, TryAgain, may_have_arrived
+from infra.crm.client import AccountUnavailable, AnswerLost, CrmUnavailable, Refused
 from infra.crm.limits import Said, salesforce_said
 from infra.crm.limits_gate import build_gate
 from infra.crm.oauth_tokens import Tokens, build_tokens
@@ -126,16 +126,19 @@ class Orgs:
         self._open.clear()
         await self._tokens.close()
 
-    async def call(self, account: Account, operation: str, use: Callable[[Salesforce], Any]) -> Any:
+    async def call(
+        self, account: Account, operation: str, use: Callable[[Salesforce], Any], *, repeatable: bool = True
+    ) -> Any:
         """One use of the library with its retries. `operation` is a metric's label, one of few.
 
         Raises:
             Rejected: Salesforce will not do it (400, 404, ...).
             AccountUnavailable: no valid token, the org's quota is spent, or its API is off.
+            AnswerLost: it is not `repeatable`, and may have been done.
             CrmUnavailable: no proper answer within the budget.
         """
         org = self._org(account)
-        run = self._runner(account, operation)
+        run = self._runner(account, operation, repeatable=repeatable)
         if org.client is None:
             await self._renew(org, account, run, "")
         try:
@@ -161,12 +164,15 @@ class Orgs:
         assert client is not None
         return str(client.session_id), org.instance
 
-    def _runner(self, account: Account, operation: str) -> Callable[[Callable[[], Any]], Any]:
+    def _runner(
+        self, account: Account, operation: str, *, repeatable: bool = True
+    ) -> Callable[[Callable[[], Any]], Any]:
         async def run(call: Callable[[], Any]) -> Any:
             try:
-                return await self._calls.run(account.id, call, operation)
+                return await self._calls.run(account.id, call, operation, repeatable=repeatable)
             except TryAgain as error:
-                raise CrmUnavailable("salesforce", error.what, error.after) from error
+                unavailable = AnswerLost if error.unheard and not repeatable else CrmUnavailable
+                raise unavailable("salesforce", error.what, error.after) from error
 
         return run
 
@@ -334,7 +340,7 @@ class _Org:
             # `from None`: the library's error carries the body, and with it what customers wrote.
             raise self._understood(int(error.status or 0), error.content, client.session_id) from None
         except requests.RequestException as error:
-            raise TryAgain(type(error).__name__) from None
+            raise TryAgain(type(error).__name__, unheard=may_have_arrived(error)) from None
 
     def _understood(self, status: int, content: Any, token: str) -> Exception:
         errors = [found for found in content if isinstance(found, Mapping)] if isinstance(content, list) else []
@@ -349,7 +355,7 @@ class _Org:
         if code in _FORBIDDEN_CODES:
             return AccountUnavailable(self._account, "FORBIDDEN", code)
         if status in {429, 500, 502, 503, 504} or code in _RETRIED_CODES:
-            return TryAgain(code or str(status))
+            return TryAgain(code or str(status), unheard=status >= 500)
         return Rejected(status, errors)
 
 

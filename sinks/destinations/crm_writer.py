@@ -10,11 +10,11 @@ import asyncio
 import base64
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from infra.accounts import JUST_CONNECTED_SECONDS, Account
-from infra.crm.client import AccountUnavailable, Busy, CrmClient, CrmUnavailable
+from infra.crm.client import AccountUnavailable, AnswerLost, Busy, CrmClient, CrmUnavailable
 from infra.crm.client import Gone as CrmGone
 from infra.crm.client import Refused as CrmRefused
 from infra.crm.client import Written as CrmWritten
@@ -31,6 +31,8 @@ PROVISION_SECONDS = 600.0
 
 STANDSTILL_SECONDS = 5.0
 """A process that was stopped for this long may have lost its partitions: half of its session in the consumer group."""
+_WRITE_TRIES = 3
+"""While answers are lost; between two of them the records are asked what arrived."""
 _MARK_BYTES = 15
 
 
@@ -140,10 +142,21 @@ class CrmDestination:
         if account is None:
             # It was there a moment ago: the retry of the batch finds it gone and says so.
             raise CrmUnavailable(self.name, "its account was removed this moment")
+        unsure = {ref for ref in by_ref if known[ref].get(RECORD, Row()).pending}
         try:
-            held = await self._held(account, object_, [ref for ref in by_ref if known[ref].get(RECORD, Row()).pending])
-            records = {ref: self._planned(ref, insights, known[ref], held.get(ref)) for ref, insights in by_ref.items()}
-            await self._send(account, object_, [record for record in records.values() if record.plan.values], turn)
+            for tries_left in reversed(range(_WRITE_TRIES)):
+                held = await self._held(account, object_, unsure)
+                records = {
+                    ref: self._planned(ref, insights, known[ref], held.get(ref)) for ref, insights in by_ref.items()
+                }
+                sent = [record for record in records.values() if record.plan.values]
+                try:
+                    await self._send(account, object_, sent, turn)
+                    break
+                except AnswerLost:
+                    if not tries_left:
+                        raise
+                    unsure |= {record.ref for record in sent}
         except AccountUnavailable as error:
             retry_after = error.retry_after
             if error.cause == "TOKEN_REVOKED" and not await self._disconnect(account.id, error.detail or error.cause):
@@ -164,7 +177,7 @@ class CrmDestination:
         return None
 
     async def _held(
-        self, account: Account, object_: str, refs: Sequence[RecordRef]
+        self, account: Account, object_: str, refs: Collection[RecordRef]
     ) -> dict[RecordRef, Mapping[str, str] | CrmGone]:
         """What records hold of which a write was begun and never confirmed."""
         if not refs:

@@ -8,7 +8,7 @@ import pytest
 
 from infra.accounts import Account
 from infra.crm.calls import Calls
-from infra.crm.client import AccountUnavailable, Busy, CrmUnavailable, Gone, Read, Refused, Written
+from infra.crm.client import AccountUnavailable, AnswerLost, Busy, CrmUnavailable, Gone, Read, Refused, Written
 from infra.crm.own_fields import MAX_REP_CHARACTERS, OWN_FIELDS
 from infra.local.sandbox.server import Sandbox
 from infra.settings import Settings
@@ -259,6 +259,14 @@ class CrmSuite:
         one = sandbox.controls.records(account.id, "contact")[0]
         sandbox.controls.plant_fault(account.id, self.reads, kind, count=1)
         assert isinstance((await ready.read(account, "contact", [one]))[one], Read)
+
+    @pytest.mark.parametrize("kind", ["500", "502", "503"])
+    async def test_a_write_that_may_have_arrived_is_not_sent_again_unasked(self, sandbox, ready, account, kind):
+        one = sandbox.controls.records(account.id, "contact")[0]
+        sandbox.controls.plant_fault(account.id, self.batch_write, kind, count=1)
+        with pytest.raises(AnswerLost):
+            await ready.write(account, "contact", {one: {"score": "5"}})
+        assert await ready.write(account, "contact", {one: {"score": "5"}}) == {one: Written()}
 
     async def test_a_long_failure_is_the_crm_being_away(self, sandbox, ready, account):
         one = sandbox.controls.records(account.id, "contact")[0]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 from infra.accounts import Account
-from infra.crm.client import Gone, Written
+from infra.crm.client import AnswerLost, Gone, Written
 from infra.crm.own_fields import OWN_FIELDS
 from schemas.insight import (
     DataQuality,
@@ -177,10 +177,22 @@ class FakeCrm:
         self.answers: dict[str, object] = {}
         self.provisioned = 0
         self.error: Exception | None = None
+        self.lose = 0
+        """So many answers are lost."""
+        self.arrives = True
+        """Whether what has no answer is carried out."""
 
     async def write(self, account, object, rows):
         if self.error is not None:
             raise self.error
+        if self.lose:
+            self.lose -= 1
+            if self.arrives:
+                await self.write_rows(rows)
+            raise AnswerLost("hubspot", "no answer")
+        return await self.write_rows(rows)
+
+    async def write_rows(self, rows):
         self.writes.append({one: dict(values) for one, values in rows.items()})
         found = {}
         for one, values in rows.items():

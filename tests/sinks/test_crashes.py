@@ -16,7 +16,7 @@ import pytest
 from hypothesis import settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from infra.crm.client import Busy, CrmUnavailable
+from infra.crm.client import AnswerLost, Busy, CrmUnavailable
 from infra.unavailable import Unavailable
 from schemas.insight import Insight, Version
 from schemas.record import RecordRef
@@ -107,7 +107,7 @@ class Crm(FakeCrm):
         await self.world.effect()
         if self.answer_lost:
             self.answer_lost = False
-            raise CrmUnavailable("hubspot", "no answer")
+            raise AnswerLost("hubspot", "no answer")
         return answer
 
 
@@ -335,7 +335,7 @@ TestWhole.settings = settings(max_examples=60, stateful_step_count=25, deadline=
 
 
 def test_the_judge_can_say_no() -> None:
-    """A judge that finds nothing proves nothing: without the note that a write begins, a lost answer doubles it."""
+    """A judge that finds nothing proves nothing: without the note that a write begins, a crash after it doubles it."""
     machine = Sinks()
 
     async def unnoted(insights: Any, _claim: str) -> Any:
@@ -344,7 +344,7 @@ def test_the_judge_can_say_no() -> None:
     try:
         machine.state.take_up = unnoted
         machine.say("1", [lead(10)])
-        machine.lose_the_next_answer()
+        machine.die_soon(1)
         machine.consume(1, kept=True)
         with pytest.raises(AssertionError, match="changed nothing"):
             machine.check_everything_arrives()

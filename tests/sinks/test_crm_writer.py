@@ -79,6 +79,30 @@ async def test_a_write_that_never_arrived_is_done_again(world):
     assert world.crm.records["1"]["score"] == "72"
 
 
+@pytest.mark.parametrize("arrives", [True, False])
+async def test_a_lost_answer_is_asked_for_and_what_arrived_is_not_sent_again(world, arrives):
+    """INVARIANT: nothing is written twice. If this fails, reps see one change as two in the record's history."""
+    world.crm.records |= {"1": {}, "2": {}}
+    world.crm.lose, world.crm.arrives = 1, arrives
+    given = [insight(lead(), record=one) for one in ("1", "2")]
+    written = {type(one) for one in await world.sink.write(given)}
+    assert [sorted(rows) for rows in world.crm.writes] == [["1", "2"]], "one write that arrived"
+    assert sorted(map(sorted, world.crm.asked)) == [["1", "2"]]
+    assert written == ({Unchanged} if arrives else {Written})
+    assert await world.sink.write(given) == [Stale(), Stale()], "and it is noted"
+
+
+async def test_answers_that_are_lost_again_and_again_pause_and_the_next_try_begins_with_asking(world):
+    given = insight()
+    world.crm.records[given.id] = {}
+    world.crm.lose, world.crm.arrives = 3, False
+    with pytest.raises(Unavailable):
+        await world.sink.write([given])
+    assert (world.crm.writes, len(world.crm.asked)) == ([], 2)
+    assert await world.sink.write([given]) == [Written()]
+    assert (len(world.crm.writes), len(world.crm.asked)) == (1, 3)
+
+
 async def test_a_whole_crm_away_pauses(world):
     world.crm.error = CrmUnavailable("hubspot", "503", 7.0)
     with pytest.raises(Unavailable) as caught:

@@ -1,9 +1,15 @@
 import asyncio
+import contextlib
+import socket
+import struct
 import threading
+from functools import partial
 
 import pytest
+import requests
+import urllib3
 
-from infra.crm.calls import Calls, LocalGate, TryAgain
+from infra.crm.calls import Calls, LocalGate, TryAgain, may_have_arrived
 
 
 def make(**more) -> Calls:
@@ -106,3 +112,56 @@ async def test_giving_up_while_waiting_gives_the_turn_back():
         await waiting
     gate._closed_until.clear()
     await asyncio.wait_for(gate.enter("a"), 1)
+
+
+@pytest.mark.parametrize(("unheard", "tries"), [(True, 1), (False, 3)])
+async def test_what_must_not_be_done_twice_is_repeated_only_if_it_was_certainly_not_done(unheard, tries):
+    calls, tried = make(), []
+
+    def call():
+        tried.append(1)
+        raise TryAgain("no answer", unheard=unheard)
+
+    with pytest.raises(TryAgain):
+        await calls.run("a", call, repeatable=False)
+    assert len(tried) == tries
+    await calls.close()
+
+
+def _nobody_listens():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return listening.getsockname()[1], contextlib.nullcontext()
+
+
+def _reads_and_hangs_up():
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(65_536)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    @contextlib.contextmanager
+    def running():
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield
+        thread.join()
+        listening.close()
+
+    return listening.getsockname()[1], running()
+
+
+@pytest.mark.parametrize("library", [requests, urllib3])
+@pytest.mark.parametrize(("server", "arrived"), [(_nobody_listens, False), (_reads_and_hangs_up, True)])
+def test_an_error_of_the_library_tells_whether_the_request_may_have_arrived(library, server, arrived):
+    port, running = server()
+    url = f"http://127.0.0.1:{port}/"
+    if library is requests:
+        send = partial(requests.post, url, data=b"x", timeout=5)
+    else:
+        send = partial(urllib3.PoolManager(retries=urllib3.Retry(total=0)).request, "POST", url, body=b"x", timeout=5)
+    with running, pytest.raises((OSError, urllib3.exceptions.HTTPError)) as raised:
+        send()
+    assert may_have_arrived(raised.value) is arrived
