@@ -80,8 +80,8 @@ sandbox-groq: setup ## A stand-in for Groq's API on port 8900: ARGS="--latency 0
 
 ##@ Try to break it
 .PHONY: faults
-faults: setup ## Guarantees under faults (docs/guarantees.md): SEEDS=1,2,3 SEED=7 ONLY=name RATE=200 SHORT=1
-	@$(BIN)/python -m tests.faults --seeds $(or $(SEED),$(SEEDS),1,2,3) --rate $(or $(RATE),200) $(if $(SHORT),--short) $(if $(ONLY),--only $(ONLY),--without all --write docs/guarantees.md)
+faults: setup ## Guarantees under faults (docs/guarantees.md): SEEDS=1,2,3 SEED=7 ONLY=name RATE=200 SHORT=1 ROUNDS=file
+	@$(BIN)/python -m tests.faults --seeds $(or $(SEED),$(SEEDS),1,2,3) --rate $(or $(RATE),200) $(if $(SHORT),--short) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY),--without all --write docs/guarantees.md)
 
 .PHONY: privacy-kills
 privacy-kills: setup ## An erasure killed before and after each of its effects (docs/privacy.md)

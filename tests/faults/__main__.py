@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from pydantic import TypeAdapter
+
 from tests.faults import kafka_faults, kills, messages, network, others, replays, report, stores
 from tests.faults.campaign import Pace, Round, run_all
 from tests.faults.fault import Fault
@@ -30,6 +32,9 @@ FAULTS: dict[str, type[Fault]] = {
     **messages.FAULTS,
     **replays.FAULTS,
 }
+
+
+_ROUND = TypeAdapter(Round)
 
 
 def tell(line: str) -> None:
@@ -50,6 +55,13 @@ def chosen(names: str) -> list[type[Fault]]:
     return [FAULTS[name] for name in names.split(",")]
 
 
+def kept(path: Path | None) -> list[Round]:
+    """The rounds of an earlier run that was cut off, failed ones too: delete a line to run that round again."""
+    if path is None or not path.exists():
+        return []
+    return [_ROUND.validate_json(line) for line in path.read_bytes().splitlines()]
+
+
 def _ended(_number: int, _frame: FrameType | None) -> None:
     tell("ended by SIGTERM")
     raise SystemExit(143)
@@ -64,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--short", action="store_true", help="short faults")
     parser.add_argument("--data", type=Path, help="where the stand lives; a temporary folder otherwise")
     parser.add_argument("--write", type=Path, help="the page whose tables are written anew")
+    parser.add_argument(
+        "--rounds", type=Path, help="where rounds are kept, as JSON Lines; those in it are not run again"
+    )
     parser.add_argument("--list", action="store_true", help="name the faults")
     given = parser.parse_args(arguments)
     if given.list:
@@ -72,25 +87,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What clients say while their server is away is what this is about.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGTERM, _ended)
-    faults = chosen(given.only)
+    chosen_faults = chosen(given.only)
     nodes = 3
     without = [each for each in UNPROTECTED if given.without == "all" or each.protection in given.without.split(",")]
     pace = Pace(rate=given.rate, long=not given.short, hurry=given.short)
-    rounds: list[Round] = []
+    rounds = kept(given.rounds)
+    known = {(each.seed, each.fault) for each in rounds if not each.without}
+    shown = {each.without for each in rounds}
+
+    def done(found: Round) -> None:
+        rounds.append(found)
+        if given.rounds:
+            with given.rounds.open("ab") as file:
+                file.write(_ROUND.dump_json(found) + b"\n")
+        if given.write:
+            report.write(given.write, FAULTS, rounds, pace, nodes)
+
     seeds = [int(each) for each in given.seeds.split(",")]
     for seed in seeds:
+        faults = [each for each in chosen_faults if (seed, each.name) not in known]
+        last = [each for each in without if each.protection not in shown] if seed == seeds[-1] else []
+        if not faults and not last:
+            continue
         folder = given.data or Path(tempfile.mkdtemp(prefix="hookline-faults-"))
         shutil.rmtree(folder, ignore_errors=True)
         try:
             with open_stand(folder, seed=seed, nodes=nodes) as stand:
                 tell(f"seed {seed}: {len(faults)} faults, {nodes} brokers, {given.rate:g} saves/s")
-                last = without if seed == seeds[-1] else []
-                rounds += asyncio.run(run_all(stand, faults, seed, pace, tell, last))
+                asyncio.run(run_all(stand, faults, seed, pace, tell, last, done=done))
         finally:
             if given.data is None:
                 shutil.rmtree(folder, ignore_errors=True)
-        if given.write:
-            report.write(given.write, FAULTS, rounds, pace, nodes)
     failed = [each for each in rounds if each.passed is bool(each.without)]
     for each in failed:
         what = (

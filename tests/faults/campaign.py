@@ -162,31 +162,34 @@ async def run_all(
     pace: Pace,
     tell: Tell,
     unprotected: Sequence[Unprotected] = (),
-) -> list[Round]:
-    """Every fault once, in an order drawn from the seed; then those that must fail without their protection."""
+    *,
+    done: Callable[[Round], object],
+) -> None:
+    """Every fault once, in an order drawn from the seed; then those that must fail without their protection. Each is told to
+    `done` when it is over.
+    """
     judge = Judge(stand)
     await judge.open()
     await stand.scale()
     watching = asyncio.create_task(stand.roles.watch())
-    rounds: list[Round] = []
     order = list(faults)
     random.Random(seed).shuffle(order)
     try:
         for kind in order:
             try:
-                done = await run_round(stand, judge, kind(), seed, pace, tell)
+                found = await run_round(stand, judge, kind(), seed, pace, tell)
             except Exception:  # noqa: BLE001 -- the next rounds are worth having
-                done = Round(kind.name, seed, error=traceback.format_exc(limit=6))
-                tell(_line(done))
+                found = Round(kind.name, seed, error=traceback.format_exc(limit=6))
+                tell(_line(found))
                 stand.wires.clear()
                 with contextlib.suppress(Exception):
                     await stand.crm.acall("load_stop")
-            rounds.append(done)
-        rounds += [await _run_without(stand, judge, each, seed, pace, tell) for each in unprotected]
+            done(found)
+        for each in unprotected:
+            done(await _run_without(stand, judge, each, seed, pace, tell))
     finally:
         watching.cancel()
         await judge.close()
-    return rounds
 
 
 def _line(found: Round) -> str:
