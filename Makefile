@@ -130,7 +130,7 @@ bench-limits: setup ## Four replicas at five times a provider's limits: use, 429
 	@$(BIN)/python -m bench.limits
 
 .PHONY: bench-crm-limits loop conformance
-bench-crm-limits: setup ## 5,000 changed records through a portal's limits: RECORDS=500 LIMIT=110 WINDOW=10
+bench-crm-limits: setup ## 5,000 changed records through a portal's limits, time scaled by ten: RECORDS=500 LIMIT=110 WINDOW=100
 	@$(BIN)/python -m bench.crm_limits
 
 loop: setup ## A thousand write-backs, no analysis of our own echoes, no edit missed: WRITES=100

@@ -7,7 +7,7 @@ it is switched on, Salesforce is asked whether the channel is there.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
 import typer
@@ -21,7 +21,13 @@ from infra.settings import Settings
 from ingress.pubsub.frame import SOURCE
 from ingress.pubsub.store import Standing, StreamStore
 
+Result = Literal["passed", "failed", "unknown"]
+"""Of a point that is checked; `unknown` is what cannot be known now, or is not wanted."""
+STREAM = SOURCE
+"""The source of the endpoint that stands for a stream."""
 ALL = "/data/ChangeEvents"
+OURS = "/data/Hookline__chn"
+"""The channel that our Salesforce project makes."""
 LONG_WAIT_SECONDS = 300
 """A stream that waits this long is a trouble; before, it is weather."""
 
@@ -56,7 +62,7 @@ def events(
             return account, await told(found, engine, account.id)
 
     account, lines = run(command)
-    for line in lines or [f"off; `hookline account events {account.id} --channel {ALL}` switches it on"]:
+    for line in lines or [f"off; `hookline account events {account.id} --channel {OURS}` switches it on"]:
         out.print(line, markup=False, soft_wrap=True)
 
 
@@ -123,6 +129,41 @@ async def told(found: Registry, engine: AsyncEngine, account: str) -> list[str]:
     if standing is None:
         return [f"{channel}: not started; does `hookline serve salesforce-events` (or `up`) run?"]
     return _lines(channel, standing, datetime.now(UTC))
+
+
+async def standing(found: Registry, engine: AsyncEngine, account: str) -> tuple[Result, str, str]:
+    """For `account check`: how the stream stands, what was found, what to do."""
+    on = f"`hookline account events {account} --channel"
+    endpoint = await of_account(found, account)
+    if endpoint is None:
+        what = "off: nobody fetches the org's change events"
+        return "unknown", what, f"{on} {OURS}` switches them on (docs/salesforce-events.md)"
+    channel = str(endpoint.config.get("channel") or ALL)
+    if not endpoint.enabled:
+        return "unknown", f"{channel}: off, its place is kept", f"{on} {channel}` goes on from there"
+    one = await StreamStore(engine).standing(endpoint.id)
+    if one is None or not one.owned:
+        what = f"{channel}: nobody has begun to listen" if one is None else f"{channel}: nobody listens any more"
+        return "failed", what, "`hookline serve salesforce-events` (or `up`) has to run"
+    troubled = account in await stream_troubles(engine, account)
+    result, remedy = _judged(one.state, account, troubled=troubled)
+    return result, "; ".join(_lines(channel, one, datetime.now(UTC))), remedy
+
+
+def _judged(state: str, account: str, *, troubled: bool) -> tuple[Result, str]:
+    """A stream's state as the result of a check, with what to do."""
+    if state == "streaming":
+        return "passed", ""
+    if state == "disconnected":
+        return "failed", f"`hookline account connect {account}`"
+    if state == "refused":
+        return "failed", (
+            "deploy infra/crm_apps/salesforce, or select the objects under Setup, Change Data Capture, and let the integration "
+            "user see them"
+        )
+    if troubled:
+        return "failed", "it tries again by itself; what it waits for has to come back"
+    return "unknown", "check again in five minutes"
 
 
 def _lines(channel: str, one: Standing, now: datetime) -> list[str]:

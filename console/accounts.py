@@ -24,7 +24,7 @@ from console.status_accounts import health
 from console.status_section import Sight
 from infra.accounts import Account, Registry
 from infra.crm.client import AccountUnavailable, CrmUnavailable
-from infra.crm.vendors import connect
+from infra.crm.vendors import connected
 
 app = typer.Typer(help="Accounts: HubSpot portals and Salesforce orgs.", no_args_is_help=True)
 
@@ -81,11 +81,8 @@ def add(
             account = await register(found, tenant, crm, id_, name, config, opened, endpoints)
             if account.state == "disconnected":
                 return account, [], []
-            client = connect(settings, [crm])[crm]
-            try:
+            async with connected(settings, crm) as client:
                 return account, *(await connecting.provision(client, account))
-            finally:
-                await client.close()
 
     try:
         account, made, left = run(command)
@@ -98,6 +95,12 @@ def add(
         return
     out.print(f"account [bold]{account.id}[/] added; {len(made)} properties made.")
     _print_left(left)
+    if crm == "salesforce":
+        out.print(
+            f"Its change events: `hookline account events {account.id} --channel {account_events.OURS}`, once the channel is deployed.",
+            soft_wrap=True,
+            markup=False,
+        )
     out.print(f"Next: `hookline account check {account.id}`, then `hookline backfill plan {account.id}`.")
 
 
@@ -187,11 +190,8 @@ def provision(id_: Annotated[str, typer.Argument(metavar="ACCOUNT", help="e.g. h
     async def command() -> tuple[list[str], list[str]]:
         async with registry() as (found, settings, *_):
             account = await found.account(id_)
-            client = connect(settings, [account.crm])[account.crm]
-            try:
+            async with connected(settings, account.crm) as client:
                 return await connecting.provision(client, account)
-            finally:
-                await client.close()
 
     try:
         made, left = run(command)
@@ -225,12 +225,9 @@ def check(
         async with registry() as (found, settings, engine, keyring):
             need(settings, "kafka_url")
             account = await found.account(id_)
-            client = connect(settings, [account.crm])[account.crm]
-            try:
+            async with connected(settings, account.crm) as client:
                 sight = Sight(settings, engine, found, keyring)
                 return await checked(sight, client, account, record=record, echo_seconds=echo_seconds)
-            finally:
-                await client.close()
 
     points = run(command)
     failed = [point for point in points if point.result == "failed"]
@@ -280,16 +277,15 @@ def _when(value: Any) -> str:
 def show(id_: Annotated[str, typer.Argument(metavar="ACCOUNT", help="e.g. hubspot:145883449")]) -> None:
     """One account; credentials are never shown."""
 
-    async def command() -> tuple[Account, list[str], list[str], list[str]]:
+    async def command() -> tuple[Account, list[str], list[str], list[str], list[str]]:
         async with registry() as (found, settings, engine, keyring):
             account = await found.account(id_)
             wrong = await health(Sight(settings, engine, found, keyring), account)
             heard = await account_events.told(found, engine, account.id)
-            missed.extend(compared(await comparisons(engine, account.id)))
-            return account, wrong, await budget(settings, account.id), heard
+            missed = list(compared(await comparisons(engine, account.id)))
+            return account, wrong, await budget(settings, account.id), heard, missed
 
-    missed: list[str] = []
-    account, wrong, calls, heard = run(command)
+    account, wrong, calls, heard, missed = run(command)
     out.print(f"account        {account.id}\nname           {account.name or '-'}\ntenant         {account.tenant}")
     out.print(f"state          {account.state}" + (f": {account.state_reason}" if account.state_reason else ""))
     out.print(

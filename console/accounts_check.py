@@ -15,11 +15,13 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
 import aiohttp
 import sqlalchemy as sa
 
+from console import account_events
+from console.account_events import Result
 from console.endpoints import url_of
 from console.reading import Selection, ranges_of, raw_range, reader
 from console.requests_fate import accepted_one
@@ -32,7 +34,6 @@ from infra.kafka.codec import Codec
 from schemas.record import RecordRef
 from schemas.topics import RECORDS
 
-Result = Literal["passed", "failed", "unknown"]
 OPTIONAL = frozenset({"lead"})
 """Kinds of records that not every plan of a CRM has."""
 TRIAL_FIELD = "model"
@@ -73,6 +74,8 @@ async def check(
     found += await _fields(client, account)
     found.append(_subscriptions(account))
     found += [point async for point in _deliveries(sight, account)]
+    if account.crm == "salesforce":
+        found.append(await _change_events(sight, account))
     found += await _write_back(sight, client, account, record, echo_seconds)
     return found
 
@@ -168,7 +171,9 @@ async def _deliveries(sight: Sight, account: Account) -> AsyncIterator[Point]:
             "`hookline account add` again with --endpoint",
         )
     for endpoint in speaking:
-        yield await _deliver(sight, account, endpoint)
+        # Nobody delivers to a stream: its events are fetched, see `_change_events`.
+        if endpoint.source != account_events.STREAM:
+            yield await _deliver(sight, account, endpoint)
 
 
 async def _deliver(sight: Sight, account: Account, endpoint: Endpoint) -> Point:
@@ -226,6 +231,11 @@ def signed(endpoint: Endpoint, account: Account, url: str, now: datetime) -> tup
         text = _ENVELOPE.format(org=account.id.partition(":")[2])
         return text.encode(), {"Content-Type": "text/xml; charset=utf-8", "SOAPAction": '""'}
     return None
+
+
+async def _change_events(sight: Sight, account: Account) -> Point:
+    result, detail, remedy = await account_events.standing(sight.registry, sight.engine, account.id)
+    return Point("change events", result, detail, remedy)
 
 
 async def _write_back(

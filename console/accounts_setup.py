@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import typer
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from console import accounts, connect
+from console import account_events, accounts, connect
 from console.accounts_check import check
 from console.backfill.planner import plan
 from console.backfill.store import Backfills
@@ -24,8 +24,8 @@ from console.runtime import ConsoleError, out, registry, run
 from console.status_section import Sight
 from infra.accounts import Account, Endpoint, Registry
 from infra.accounts.setups import Progress, Setups
-from infra.crm.client import AccountUnavailable, CrmClient, CrmUnavailable
-from infra.crm.vendors import connect as connect_crm
+from infra.crm.client import AccountUnavailable, CrmUnavailable
+from infra.crm.vendors import connected
 from infra.keyring import Keyring
 from infra.settings import Settings
 
@@ -182,11 +182,7 @@ def _connect(guided: Guide) -> None:
         "Should an admin let us in in the browser? (No: client credentials, which need a run-as user in the app)",
         default=False,
     )
-    config = (
-        accounts.config_of("salesforce", guided["instance"], "", "")
-        if guided.crm == "salesforce"
-        else accounts.config_of("hubspot", "", guided["app_id"], "")
-    )
+    config = accounts.config_of(guided.crm, guided["instance"], guided["app_id"], "")
 
     async def act(tools: Tools) -> Account:
         account = await accounts.register(
@@ -198,7 +194,8 @@ def _connect(guided: Guide) -> None:
             out.print(f"The app needs this redirect address: {connect.redirect_uri(tools.settings, guided.crm)}")
             out.print(f"Open as an admin of {account.id}, within ten minutes:\n{url}", soft_wrap=True, markup=False)
             return await connect.waited(tools.registry, account)
-        said = await _with_client(tools, account, lambda client: client.identify(account))
+        async with connected(tools.settings, account.crm) as client:
+            said = await client.identify(account)
         if said != account.id:
             raise ConsoleError(
                 f"these credentials are of {said}, not of {account.id}: run this again with the right app"
@@ -211,17 +208,41 @@ def _connect(guided: Guide) -> None:
 def _fields(guided: Guide) -> None:
     async def act(tools: Tools) -> tuple[list[str], list[str]]:
         account = await tools.registry.account(guided["account"])
-        return await _with_client(tools, account, lambda client: connect.provision(client, account))
+        async with connected(tools.settings, account.crm) as client:
+            return await connect.provision(client, account)
 
     made, left = with_tools(act)
     out.print(f"{len(made)} made." + (f" Left by an older release, yours to delete: {', '.join(left)}" if left else ""))
+
+
+def _events(guided: Guide) -> None:
+    again = f"hookline account events {guided['account']} --channel {account_events.OURS}"
+    if not typer.confirm(f"Listen to {account_events.OURS} from now on?", default=True):
+        out.print(f"Later: `{again}`", soft_wrap=True, markup=False)
+        return
+
+    async def act(tools: Tools) -> None:
+        account = await tools.registry.account(guided["account"])
+        known = await account_events.of_account(tools.registry, account.id)
+        await account_events.switch_on(
+            tools.registry, tools.settings, tools.engine, account, known, account_events.OURS
+        )
+
+    try:
+        with_tools(act)
+    except ConsoleError as error:
+        # Beside outbound messages it is no condition of anything: the set-up goes on, and the check says it again.
+        out.print(f"Not yet: {error}\nLater: `{again}`", soft_wrap=True, markup=False)
+        return
+    out.print("Every `hookline serve salesforce-events` (or `up`) listens within two seconds.")
 
 
 def _check(guided: Guide) -> None:
     async def act(tools: Tools) -> list[Any]:
         account = await tools.registry.account(guided["account"])
         sight = Sight(tools.settings, tools.engine, tools.registry, tools.keyring)
-        return await _with_client(tools, account, lambda client: check(sight, client, account))
+        async with connected(tools.settings, account.crm) as client:
+            return await check(sight, client, account)
 
     points = with_tools(act)
     accounts.print_points(points)
@@ -233,9 +254,8 @@ def _backfill(guided: Guide) -> None:
     async def act(tools: Tools) -> Any:
         account = await tools.registry.account(guided["account"])
         backfills = Backfills(tools.engine)
-        return await _with_client(
-            tools, account, lambda client: plan(tools.settings, backfills, client, account, by=getpass.getuser())
-        )
+        async with connected(tools.settings, account.crm) as client:
+            return await plan(tools.settings, backfills, client, account, by=getpass.getuser())
 
     one = with_tools(act)
     out.print(f"{one.records} records, {one.calls} of the account's calls ({one.calls_per_day} a day at most).")
@@ -248,14 +268,6 @@ def _backfill(guided: Guide) -> None:
 
     with_tools(queue)
     out.print(f"`hookline serve api` runs it; `hookline backfill show {one.id}` tells how far it is.")
-
-
-async def _with_client(tools: Tools, account: Account, act: Callable[[CrmClient], Awaitable[T]]) -> T:
-    client = connect_crm(tools.settings, [account.crm])[account.crm]
-    try:
-        return await act(client)
-    finally:
-        await client.close()
 
 
 Step = tuple[str, str, str, Callable[[Guide], None]]
@@ -329,6 +341,16 @@ STEPS: dict[str, tuple[Step, ...]] = {
             "With client credentials nobody has to agree again; with an admin's consent access can be taken back under OAuth Connected Apps Usage.",
             _connect,
         ),
-        *_LAST,
+        _LAST[0],
+        (
+            "events",
+            "Change events",
+            (
+                "Salesforce's event bus (Change Data Capture) tells every change with its author and keeps it for 72 hours, where an outbound message that "
+                "cannot be delivered is dropped after a day. They come beside the messages or instead of them, from the channel in infra/crm_apps/salesforce."
+            ),
+            _events,
+        ),
+        *_LAST[1:],
     ),
 }

@@ -21,7 +21,7 @@ from infra.accounts.flows import LASTS_SECONDS, Flow, Flows
 from infra.crm import oauth
 from infra.crm.client import AccountUnavailable, CrmClient, CrmUnavailable
 from infra.crm.oauth_tokens import SharedTokens
-from infra.crm.vendors import connect as connect_crm
+from infra.crm.vendors import connected
 from infra.keyring import Keyring
 from infra.settings import Settings, variable
 
@@ -125,15 +125,13 @@ async def _check_identity(settings: Settings, account: Account, grant: oauth.Gra
             credentials={"access_token": grant.access_token},
             config={**account.config, **({"instance_url": instance} if instance else {})},
         )
-        client = connect_crm(settings, [account.crm])[account.crm]
         try:
-            found = await client.identify(trial)
+            async with connected(settings, account.crm) as client:
+                found = await client.identify(trial)
         except (AccountUnavailable, CrmUnavailable) as error:
             raise ConsoleError(
                 f"{account.crm} did not say whose token it gave ({type(error).__name__}): begin again"
             ) from error
-        finally:
-            await client.close()
     if found != account.id:
         raise ConsoleError(
             f"the app was let into {found}, and this is {account.id}: open the address again while signed in to the right "

@@ -14,12 +14,11 @@ from rich.table import Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from console.endpoint_config import accepted, check_secret, configuration, duration
+from console.installed_sources import installed
 from console.runtime import ConsoleError, out, registry, run
 from infra.accounts import Endpoint, Registry, weakness
 from infra.database.tables import refusals
-from infra.plugins import load
 from infra.settings import Settings
-from ingress.sources.source import Source
 
 app = typer.Typer(help="Endpoints: the URLs that senders call.", no_args_is_help=True)
 
@@ -64,7 +63,7 @@ def add(
     certificate_name: Annotated[list[str] | None, _CERTIFICATE] = None,
 ) -> None:
     """Register an endpoint; prints its URL, and its secret if one was made."""
-    sources = load("ingress.sources", Source)  # type: ignore[type-abstract]  # the protocol is only asked for its members
+    sources = installed()
     if source == "hubspot" and not secret:
         raise ConsoleError(
             "a HubSpot endpoint needs the app's client secret, which signs every delivery: copy it from the app's Auth tab "
@@ -118,7 +117,7 @@ def configure(
     """Change what an endpoint asks of its sender. A file replaces the whole configuration, options what they name."""
     if config is None and not network and not certificate_name:
         raise ConsoleError("nothing to change: give --config, --network or --certificate-name")
-    sources = load("ingress.sources", Source)  # type: ignore[type-abstract]  # the protocol is only asked for its members
+    sources = installed()
 
     async def command() -> Endpoint:
         async with registry() as (found, *_):
@@ -140,7 +139,7 @@ def rotate_secret(
 ) -> None:
     """Give an endpoint a new secret; the old ones count until the overlap is over, so no delivery is refused meanwhile."""
     seconds = duration(overlap)
-    sources = load("ingress.sources", Source)  # type: ignore[type-abstract]  # the protocol is only asked for its members
+    sources = installed()
 
     async def command() -> Endpoint:
         async with registry() as (found, *_):

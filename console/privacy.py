@@ -20,17 +20,16 @@ from rich.table import Table
 from console.privacy_export import collected
 from console.private_file import made
 from console.reading import Selection, read_range
-from console.runtime import ConsoleError, err, local_settings, need, out, run
+from console.runtime import ConsoleError, err, local_settings, need, out, registry, run
 from infra.crm.vendors import connect
 from infra.kafka.broker import Publisher
 from infra.kafka.codec import Codec, Received
 from infra.privacy.calling import PEOPLE
 from infra.privacy.eraser import Eraser, Plan
 from infra.privacy.people import People
-from infra.privacy.requests import STEPS, Erasure
+from infra.privacy.requests import STEPS, Erasure, Erasures
 from infra.privacy.runner import TranslatorBacklog
 from infra.role import Parts
-from infra.settings import Settings
 from schemas.record import RecordRef, RecordSnapshot
 from schemas.topics import RECORDS
 
@@ -94,13 +93,15 @@ def export(
     ref = person_named(person)
 
     async def command() -> dict[str, int]:
-        async with eraser() as at, parts() as opened:
-            found = await collected(opened.settings, opened.engine, opened.keyring, at.people, ref)
+        async with parts() as opened:
+            people = People(opened.engine, opened.keyring)
+            found = await collected(opened.settings, opened.engine, opened.keyring, people, ref)
             with made(file) as written:
                 json.dump(found.content, written, ensure_ascii=False, indent=2)
                 written.write("\n")
-            mark = at.people.person_mark(ref)
-            await at.erasures.audit(ref.tenant, "export", mark, by=getpass.getuser(), counts=found.counts)
+            mark = people.person_mark(ref)
+            audits = Erasures(opened.engine)
+            await audits.audit(ref.tenant, "export", mark, by=getpass.getuser(), counts=found.counts)
             return found.counts
 
     counts = run(command)
@@ -117,8 +118,8 @@ def list_(
     """Erasures, the newest first: whose tenant, how far, how much. Nobody is named who is erased."""
 
     async def command() -> list[Erasure]:
-        async with eraser() as at:
-            return await at.erasures.all(tenant)
+        async with registry() as (_, _, engine, _):
+            return await Erasures(engine).all(tenant)
 
     found = run(command)
     if as_json:
@@ -162,8 +163,8 @@ def index(tenant: Annotated[str, typer.Option(help="Only this tenant's.")] = "")
     """Note for everything on `crm.records` whom it mentions: once, for what was published before this release."""
 
     async def command() -> int:
-        async with eraser() as at, parts() as opened:
-            return await indexed(opened, at.people, tenant)
+        async with parts() as opened:
+            return await indexed(opened, People(opened.engine, opened.keyring), tenant)
 
     out.print(f"{run(command)} snapshots read; whom they mention is noted.")
 
@@ -195,9 +196,9 @@ def person_named(text: str) -> RecordRef:
 
 
 @asynccontextmanager
-async def parts(given: Settings | None = None) -> AsyncIterator[Parts]:
+async def parts() -> AsyncIterator[Parts]:
     """This machine's servers; raises ConsoleError when settings name none."""
-    settings = given or local_settings()
+    settings = local_settings()
     need(settings, "kafka_url", "database_url", "master_keys")
     opened = Parts(settings)
     await opened.start()
@@ -208,10 +209,10 @@ async def parts(given: Settings | None = None) -> AsyncIterator[Parts]:
 
 
 @asynccontextmanager
-async def eraser(given: Settings | None = None) -> AsyncIterator[Eraser]:
+async def eraser() -> AsyncIterator[Eraser]:
     """An eraser for the length of one command."""
     async with AsyncExitStack() as closing:
-        opened = await closing.enter_async_context(parts(given))
+        opened = await closing.enter_async_context(parts())
         publisher = Publisher(opened.settings, Codec(opened.keyring, SOURCE), client_id="hookline-privacy")
         closing.push_async_callback(publisher.stop)
         await publisher.start()

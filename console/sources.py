@@ -17,10 +17,10 @@ from rich.table import Table
 
 from console.endpoint_config import accepted, configuration
 from console.endpoints import find
+from console.installed_sources import installed
 from console.runtime import ConsoleError, out, registry, run
 from console.times import moment
 from infra.accounts import Endpoint, Secret
-from infra.plugins import load
 from ingress.declared.presets import PRESETS
 from ingress.fold import fold
 from ingress.proxies import Proxies
@@ -37,7 +37,7 @@ MAX_SAMPLE_BYTES = 8_000_000
 def list_() -> None:
     """The sources that are installed, and the presets that a declaration may start from."""
     table = Table("source", "what it is")
-    for name, source in _sources().items():
+    for name, source in installed().items():
         table.add_row(name, (type(source).__doc__ or "").split("\n", maxsplit=1)[0])
     out.print(table)
     out.print(f"presets for `custom`: {', '.join(sorted(PRESETS))}")
@@ -67,9 +67,9 @@ def try_out(
         raise ConsoleError("give either a file with a declaration, or --endpoint NAME")
     now = moment(at) or datetime.now(UTC)
     found = _registered(endpoint) if endpoint else _declared(source, config, secret, now)
-    plugin = _sources().get(found.source)
+    plugin = installed().get(found.source)
     if plugin is None:
-        raise ConsoleError(f"source {found.source!r} is not installed here: there are {', '.join(_sources())}")
+        raise ConsoleError(f"source {found.source!r} is not installed here: there are {', '.join(installed())}")
     headers = _headers(header or ())
     content = _sample(body)
     fine = _verified(
@@ -80,14 +80,10 @@ def try_out(
         raise typer.Exit(1)
 
 
-def _sources() -> dict[str, Source]:
-    return load("ingress.sources", Source)  # type: ignore[type-abstract]  # the protocol is only asked for its members
-
-
 def _declared(source: str, config: Path | None, secret: str, now: datetime) -> Endpoint:
-    plugin = _sources().get(source)
+    plugin = installed().get(source)
     if plugin is None:
-        raise ConsoleError(f"source {source!r} is not installed here: there are {', '.join(_sources())}")
+        raise ConsoleError(f"source {source!r} is not installed here: there are {', '.join(installed())}")
     given = accepted(plugin, configuration({}, config, None, None))
     secrets = (Secret(now, None, secret.encode()),) if secret else ()
     return Endpoint("sample-" + "0" * 24, "sample", source, "sample", given, enabled=True, secrets=secrets)

@@ -24,6 +24,8 @@ REMEDIES: dict[str, str] = {
     "DISCONNECTED": RECONNECT,
     "FORBIDDEN": "The CRM forbids it: give the app or the integration user what it lacks (scopes, API access), then wait for the next try.",
     "QUOTA_SPENT": "Nothing: it goes on when the quota is back. To have it sooner, raise the quota at the CRM or the model's provider.",
+    "WAITS_FOR_BATCH": "Nothing: its questions wait for the provider's batches, at half the price, until then at most. If that is too late, "
+    "set HOOKLINE_MODEL_BATCH=false and restart the analysts: what was not sent is asked at once.",
     "CRM_UNAVAILABLE": BY_ITSELF,
     "READ_LAGGED": BY_ITSELF,
     "DELETION_UNSEEN": BY_ITSELF,

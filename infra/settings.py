@@ -334,6 +334,17 @@ class Settings(BaseSettings):
     pack_tokens: int = Field(
         default=12_000, ge=1_000, description="Most tokens of input that questions which share a call have together."
     )
+    model_batch: bool = Field(
+        default=False,
+        description="Questions of backfills and replays go into the provider's batches, at half the price. Off, because such a backfill or "
+        "replay then takes as long as the provider does, up to a day. What people's edits ask is never kept waiting.",
+    )
+    model_batch_seconds: float = Field(
+        default=600.0, gt=0, le=21_600, description="How long questions are collected for a batch, at most."
+    )
+    model_batch_items: int = Field(
+        default=5_000, ge=1, le=50_000, description="Questions of one model that make a batch without further waiting."
+    )
     model_timeout_seconds: float = Field(
         default=30.0, gt=0, description="Total time of one question, retries included."
     )

@@ -33,6 +33,7 @@ from infra.privacy.calling import PEOPLE
 from infra.privacy.people import People
 from infra.set_aside import Aside, SetAsideStore
 from infra.telemetry import log
+from infra.together import all_of
 from infra.unavailable import Unavailable
 from processors import snapshots
 from processors.hydration import (
@@ -217,7 +218,7 @@ class Hydrator:
         reads = [(self._read, group) for group in by_account_and_object(wanted)]
         lookups = [(self._parents, group) for group in by_account_and_object(activities)]
         calls = [*reads, *lookups]
-        answers: list[Any] = await asyncio.gather(*(ask(group) for ask, group in calls), return_exceptions=True)
+        answers: list[Any] = await all_of([ask(group) for ask, group in calls])
         failed: list[tuple[list[Trigger], CrmUnavailable]] = []
         parents: list[tuple[Change, str]] = []
         for (ask, group), answer in zip(calls, answers, strict=True):

@@ -1,9 +1,12 @@
 """The role `sinks`: one pump and one dispatcher per enabled destination.
 
-Law: wires, nothing else.
+Law: wires, nothing else. A destination for one CRM's insights reads on while no account of that CRM is known, for what lies there
+must not wait in front of the first one's; but seldom, for none of it is its own.
 """
 
 from __future__ import annotations
+
+import asyncio
 
 from infra.kafka.pump import Pump
 from infra.plugins import load
@@ -14,8 +17,12 @@ from schemas.topics import DEAD_LETTERS, INSIGHTS, INSIGHTS_REDRIVEN
 from sinks.destinations.destination import DestinationPlugin, Needs
 from sinks.dispatcher import Dispatcher, record_of
 
+LOOK_SECONDS = 1.0
+"""How often it is asked whether a CRM has accounts, which the directory knows within a second itself."""
 MAX_BATCH = 500
 CONCURRENCY = 4
+CRM_CONCURRENCY = 8
+"""Calls to a CRM's destination at once: rows of one that waits for the account's limit go with those of the others."""
 
 
 def group_of(destination: str) -> str:
@@ -32,6 +39,7 @@ class Sinks(Role):
         )
         self._plugins = load("sinks.destinations", DestinationPlugin, settings.destinations)  # type: ignore[type-abstract]  # the protocol is only asked for its members
         self.sinks: list[Pump] = []
+        self._of_crm: list[tuple[str, Pump]] = []
 
     async def setup(self) -> None:
         """See Role."""
@@ -49,17 +57,31 @@ class Sinks(Role):
             destination = plugin.build(needs)
             self.closing(destination.close)
             dispatcher = Dispatcher(destination, self.codec, self.publisher, SetAside(parts.engine))
-            self.sinks.append(
-                self.pump(
-                    [INSIGHTS, INSIGHTS_REDRIVEN],
-                    group_of(name),
-                    dispatcher.handle,
-                    key_of=record_of,
-                    stage=dispatcher.stage,
-                    max_batch=MAX_BATCH,
-                    concurrency=CONCURRENCY,
-                )
+            pump = self.pump(
+                [INSIGHTS, INSIGHTS_REDRIVEN],
+                group_of(name),
+                dispatcher.handle,
+                key_of=record_of,
+                stage=dispatcher.stage,
+                max_batch=MAX_BATCH,
+                concurrency=CRM_CONCURRENCY if destination.crm else CONCURRENCY,
             )
+            self.sinks.append(pump)
+            if destination.crm is not None:
+                self._of_crm.append((destination.crm, pump))
+        self.look_for_accounts()
+        self.background(self._follow_accounts, "accounts-of-destinations")
+
+    def look_for_accounts(self) -> None:
+        """Have the pumps hurry whose CRM has an account, and no other."""
+        known = {account.crm for account in self.parts.directory.accounts().values()}
+        for crm, pump in self._of_crm:
+            pump.be_patient(crm not in known)
+
+    async def _follow_accounts(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self.look_for_accounts()
 
 
 def build_app(settings: Settings, parts: Parts | None = None) -> Sinks:

@@ -20,7 +20,7 @@ from console.backfill.store import Backfill, Backfills
 from console.cards.app import routes as card_routes
 from console.cards.shelf import CrmShelf
 from console.connect import public_base
-from infra.crm.vendors import connect
+from infra.crm.vendors import connect, connected
 from infra.http_server import Server, listen
 from infra.role import Parts, Role
 from infra.settings import Settings, SettingsError, variable
@@ -46,24 +46,26 @@ class Api(Role):
     async def setup(self) -> None:
         """Bind and serve."""
         _check_address(self.settings)
-        hubspot = connect(self.settings, ["hubspot"])["hubspot"]
-        self.closing(hubspot.close)
-        cards = card_routes(
-            self.parts.directory, CrmShelf(self.parts.engine, hubspot), lambda: public_base(self.settings)
-        )
-        self.http = build(Desk(self.settings, self.parts, self.publisher), OPERATIONS, cards)
         listening = listen(self.settings.api_host, self.settings.api_port, "api_port")
-        self.port = listening.getsockname()[1]
-        if self.settings.api_port == 0:
+        try:
+            self.port = listening.getsockname()[1]
             # A redirect address names the port that there is.
             self.settings = self.settings.model_copy(update={"api_port": self.port})
+            hubspot = connect(self.settings, ["hubspot"])["hubspot"]
+            self.closing(hubspot.close)
+            cards = card_routes(
+                self.parts.directory, CrmShelf(self.parts.engine, hubspot), lambda: public_base(self.settings)
+            )
             self.http = build(Desk(self.settings, self.parts, self.publisher), OPERATIONS, cards)
-        config = uvicorn.Config(
-            self.http, log_config=None, access_log=False, lifespan="off", server_header=False, ws="none",
-            timeout_keep_alive=30, timeout_graceful_shutdown=10, limit_concurrency=200,
-        )  # fmt: skip
-        self._server = Server(config)
-        (await self._server.begin(listening, "api-http")).add_done_callback(self._ended)
+            config = uvicorn.Config(
+                self.http, log_config=None, access_log=False, lifespan="off", server_header=False, ws="none",
+                timeout_keep_alive=30, timeout_graceful_shutdown=10, limit_concurrency=200,
+            )  # fmt: skip
+            self._server = Server(config)
+            (await self._server.begin(listening, "api-http")).add_done_callback(self._ended)
+        except BaseException:
+            listening.close()
+            raise
         self.background(self._run_backfills, "backfills")
 
     async def teardown(self) -> None:
@@ -93,9 +95,8 @@ class Api(Role):
             await asyncio.sleep(LOOK_EVERY_SECONDS)
 
     async def _run(self, store: Backfills, one: Backfill) -> None:
-        client = connect(self.settings, [one.account.partition(":")[0]])[one.account.partition(":")[0]]
         try:
-            async with store.running(one.id) as held:
+            async with connected(self.settings, one.account.partition(":")[0]) as client, store.running(one.id) as held:
                 if not held:
                     return
                 now = await store.get(one.id)
@@ -108,8 +109,6 @@ class Api(Role):
                     await store.update(one.id, only_from=("paused",), state="queued")
         except Exception as error:  # noqa: BLE001 -- the row says what happened; the API goes on
             self.log.warning("backfill_ended", backfill=one.id, error=type(error).__name__)
-        finally:
-            await client.close()
 
 
 def build_app(settings: Settings, parts: Parts | None = None) -> Api:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,25 +12,12 @@ from console.api.problems import Problem
 from console.api.routes import Call, Operation
 from console.endpoint_config import accepted, check_secret
 from console.endpoints import refused, url_of
+from console.installed_sources import installed
 from console.status_accounts import health
-from infra.accounts import Account, Endpoint
+from infra.accounts import Account, Endpoint, RegistryError
 from infra.accounts.keys import ApiKeys
-from infra.crm.client import CrmClient
-from infra.crm.vendors import connect as connect_crm
-from infra.plugins import load
+from infra.crm.vendors import connected
 from ingress.allowances import Allowances
-from ingress.sources.source import Source
-
-
-@asynccontextmanager
-async def crm(call: Call, account: Account) -> AsyncIterator[CrmClient]:
-    """A client of the account's vendor, closed afterwards."""
-    client = connect_crm(call.at.settings, [account.crm])[account.crm]
-    try:
-        yield client
-    finally:
-        await client.close()
-
 
 # the tenant and its keys
 
@@ -64,18 +49,17 @@ async def _new_key(call: Call) -> dict[str, Any]:
 
 
 async def _revoke_key(call: Call) -> dict[str, Any]:
-    known = {each.id for each in await ApiKeys(call.at.parts.engine).all(call.tenant)}
-    if call.path["key"] not in known:
-        raise Problem(404, "there is no such key", "GET /api/keys lists those that are there.")
-    return keys.plain(await ApiKeys(call.at.parts.engine).revoke(call.path["key"], tenant=call.tenant))
+    try:
+        return keys.plain(await ApiKeys(call.at.parts.engine).revoke(call.path["key"], tenant=call.tenant))
+    except RegistryError:
+        raise Problem(404, "there is no such key", "GET /api/keys lists those that are there.") from None
 
 
 # endpoints
 
 
 def _endpoint(call: Call, endpoint: Endpoint, refusals: dict[str, int] | None = None) -> dict[str, Any]:
-    sources = load("ingress.sources", Source)  # type: ignore[type-abstract]  # the protocol is only asked for its members
-    source = sources.get(endpoint.source)
+    source = installed().get(endpoint.source)
     hidden = (source is None or source.id_is_secret) and not call.key.may("engineer")
     return {
         "id": f"{endpoint.id[:6]}…" if hidden else endpoint.id,
@@ -99,8 +83,7 @@ async def _show_endpoint(call: Call) -> dict[str, Any]:
 
 
 async def _add_endpoint(call: Call) -> dict[str, Any]:
-    wanted = call.body
-    sources = load("ingress.sources", Source)  # type: ignore[type-abstract]  # the protocol is only asked for its members
+    wanted, sources = call.body, installed()
     if wanted.source == "hubspot" and not wanted.secret:
         raise Problem(
             422, "a HubSpot endpoint needs the app's client secret", "Copy it from the app's Auth tab into `secret`."
@@ -130,8 +113,7 @@ async def _rotate(call: Call) -> dict[str, Any]:
         )
     if given:
         check_secret(endpoint.source, given, endpoint.config)
-    sources = load("ingress.sources", Source)  # type: ignore[type-abstract]  # the protocol is only asked for its members
-    secret = given.encode() if given else sources[endpoint.source].new_secret()
+    secret = given.encode() if given else installed()[endpoint.source].new_secret()
     made = await call.at.registry.rotate_secret(endpoint.id, secret, overlap_seconds=call.body.overlap_seconds)
     return {**_endpoint(call, made), "secret": None if given else secret.decode()}
 
@@ -178,14 +160,14 @@ async def _add_account(call: Call) -> dict[str, Any]:
 
 async def _provision(call: Call) -> dict[str, Any]:
     account = await call.account()
-    async with crm(call, account) as client:
+    async with connected(call.at.settings, account.crm) as client:
         made, left = await connect.provision(client, account)
     return {"made": made, "left_over": left}
 
 
 async def _check(call: Call) -> dict[str, Any]:
     account = await call.account()
-    async with crm(call, account) as client:
+    async with connected(call.at.settings, account.crm) as client:
         points = await check(
             call.at.sight, client, account, record=call.body.record, echo_seconds=call.body.echo_seconds
         )

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from console.api.problems import Problem
 from console.status_section import Sight
-from infra.accounts import Account, Endpoint, Registry
+from infra.accounts import Account, Endpoint, Registry, RegistryError
 from infra.accounts.keys import ApiKey, KeyRole
 from infra.kafka.broker import Publisher
 from infra.keyring import Keyring
@@ -78,10 +78,13 @@ class Call:
 
     async def own_account(self, wanted: str) -> Account:
         """An account of the caller's tenant."""
-        for account in await self.at.registry.accounts():
-            if account.id == wanted and account.tenant == self.tenant:
-                return account
-        raise Problem(404, f"there is no account {wanted[:80]!r}", "GET /api/accounts lists those that are there.")
+        try:
+            found = await self.at.registry.account(wanted)
+        except RegistryError:
+            found = None
+        if found is None or found.id != wanted or found.tenant != self.tenant:
+            raise Problem(404, f"there is no account {wanted[:80]!r}", "GET /api/accounts lists those that are there.")
+        return found
 
     async def own_endpoint(self, wanted: str) -> Endpoint:
         """An endpoint of the caller's tenant, by id or name."""

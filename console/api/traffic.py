@@ -9,7 +9,6 @@ from typing import Any
 import sqlalchemy as sa
 
 from console.api import models
-from console.api.connections import crm
 from console.api.problems import Problem
 from console.api.routes import Call, Operation
 from console.backfill.planner import plan
@@ -20,10 +19,12 @@ from console.dead_letters.redrive import Redrive
 from console.dead_letters.showing import count_json, entry_json
 from console.insights import from_row
 from console.requests import causes_of, listed, retried
+from console.runtime import ConsoleError
 from console.status_accounts import SECTION as ACCOUNTS
 from console.status_aside import waiting
 from console.status_lag import SECTION as LAG
 from console.times import moment
+from infra.crm.vendors import connected
 from infra.database.tables import insights, refusals
 from infra.kafka.codec import Codec
 
@@ -154,7 +155,7 @@ async def _backfills(call: Call) -> list[dict[str, Any]]:
 async def _plan(call: Call) -> dict[str, Any]:
     wanted = call.body
     account = await call.own_account(wanted.account)
-    async with crm(call, account) as client:
+    async with connected(call.at.settings, account.crm) as client:
         made = await plan(
             call.at.settings, Backfills(call.at.parts.engine), client, account,
             objects=wanted.objects, rate=wanted.rate, calls_per_day=wanted.calls_per_day, by=call.who,
@@ -163,10 +164,10 @@ async def _plan(call: Call) -> dict[str, Any]:
 
 
 async def _own_backfill(call: Call) -> Backfill:
-    for each in await Backfills(call.at.parts.engine).all(call.tenant):
-        if each.id == call.path["backfill"]:
-            return each
-    raise Problem(404, "there is no such backfill", "GET /api/backfills lists those that are there.")
+    try:
+        return await Backfills(call.at.parts.engine).get(call.path["backfill"], call.tenant)
+    except ConsoleError:
+        raise Problem(404, "there is no such backfill", "GET /api/backfills lists those that are there.") from None
 
 
 async def _show_backfill(call: Call) -> dict[str, Any]:

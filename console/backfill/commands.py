@@ -23,7 +23,7 @@ from console.runtime import ConsoleError, err, need, out, registry
 from console.runtime import run as run_async
 from infra.accounts import Registry
 from infra.crm.client import AccountUnavailable, CrmClient, CrmUnavailable
-from infra.crm.vendors import connect
+from infra.crm.vendors import connected
 from infra.kafka.broker import Publisher
 from infra.kafka.codec import Codec
 from infra.keyring import Keyring
@@ -63,13 +63,11 @@ async def desk() -> AsyncIterator[Desk]:
 @asynccontextmanager
 async def crm(settings: Settings, name: str) -> AsyncIterator[CrmClient]:
     """A client, closed afterwards; what the CRM refuses becomes a message."""
-    client = connect(settings, [name])[name]
     try:
-        yield client
+        async with connected(settings, name) as client:
+            yield client
     except (AccountUnavailable, CrmUnavailable) as error:
         raise ConsoleError(f"{error}. See `hookline account check`.") from error
-    finally:
-        await client.close()
 
 
 @app.command("plan")

@@ -16,7 +16,7 @@ from infra.database.tables import llm_usage
 _BY = ("tenant", "user", "analysis", "model", "prompt_version", "day")
 _SUMS = (
     "calls", "cache_hits", "input_tokens", "output_tokens", "cached_input_tokens", "cost_usd", "attempts", "model_seconds",
-    "cache_saved_usd", "prompt_cache_saved_usd", "packed", "packed_saved_usd",
+    "cache_saved_usd", "prompt_cache_saved_usd", "packed", "packed_saved_usd", "batched", "batch_saved_usd",
 )  # fmt: skip
 
 
@@ -59,6 +59,7 @@ def usage(
         "calls",
         "from cache",
         "packed",
+        "in batches",
         "tokens in",
         "of these cached",
         "tokens out",
@@ -68,11 +69,11 @@ def usage(
     ):
         table.add_column(title, justify="right")
     for row in rows:
-        saved = row["cache_saved_usd"] + row["prompt_cache_saved_usd"] + row["packed_saved_usd"]
+        saved = sum(row[f"{by}_saved_usd"] for by in ("cache", "prompt_cache", "packed", "batch"))
         seconds = row["model_seconds"] / row["calls"] if row["calls"] else 0.0
         table.add_row(
             *(str(row[name]) for name in names),
-            *(f"{row[name]:,}" for name in ("calls", "cache_hits", "packed", "input_tokens", "cached_input_tokens", "output_tokens")),
+            *(f"{row[name]:,}" for name in ("calls", "cache_hits", "packed", "batched", "input_tokens", "cached_input_tokens", "output_tokens")),
             f"{seconds:.2f}", f"{row['cost_usd']:.4f}", f"{saved:.4f}",
         )  # fmt: skip
     out.print(table)

@@ -100,7 +100,8 @@ async def _snapshots(session: Session, replay: Replay, index: Index, tally: Tall
             await work.handle(await work.fetch(page))
             await questions.look(session.parts.redis)
     history = await histories(session.parts.engine)
-    return bill(chosen(session.settings), questions.asked, history, _replaced(analyses))
+    batched = session.settings.model_batch and chosen(session.settings) == "groq"
+    return bill(chosen(session.settings), questions.asked, history, _replaced(analyses), batched=batched)
 
 
 def _replaced(analyses: Mapping[str, Analysis]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from aiokafka import TopicPartition
 
+from console.replay.gathering import gathered, taken_back
 from console.replay.index import build
 from console.replay.runner import Cancelled, Progress, Runner, TooManyFailedError, committing
 from console.replay.session import REFRESHES, Session
@@ -129,7 +130,7 @@ async def _run(
     meter = Meter(session, tally, replay.used)
     runner = Runner(replay, session.replays, work, commit=committing(consumer, replay.topic), used=meter, stop=stop)
     async with shown.progress(replay, progress):
-        return await runner.run(items, progress)
+        return await gathered(session, replay, items, progress, stop) and await runner.run(items, progress)
 
 
 async def cancel(session: Session, replay: Replay) -> Replay:
@@ -151,6 +152,7 @@ async def cancel(session: Session, replay: Replay) -> Replay:
 async def cleared(session: Session, replay: Replay) -> None:
     """Cancelled: no group on Kafka, no results of a shadow. Insights that were published stay: they are newer than before."""
     await Results(session.parts.engine, replay.id).clear()
+    await taken_back(session, replay)
     await _ended(session, replay, "cancelled", "")
 
 

@@ -29,6 +29,7 @@ from processors.analyst import Analyst, AsInstalled, Asks, Rulebook
 from processors.match_store import MatchStore
 from processors.replay.estimate import Questions
 from processors.replay.gateways import Gateways
+from processors.replay.gathering import Gathered, Gathering, Later
 from processors.replay.prepared import SHADOW_GENERATION, Prepared, Shelf
 from processors.replay.promotions import Promotions
 from processors.replay.results import Guarded, Results
@@ -143,6 +144,30 @@ async def to_shadow(replay: Replay, outside: Outside, feed: Feed) -> Snapshots:
     state = Results(outside.parts.engine, replay.id)
     analyst = await _analyst(outside, state, gateway, lambda: rules, Insights(outside.tally), keep_deleted=False)
     return Snapshots(analyst, feed, outside.tally, guard=None, shelf=None)
+
+
+async def to_gather(replay: Replay, outside: Outside, feed: Feed) -> tuple[Snapshots, Gathered]:
+    """Nothing but the questions, into a provider's batches."""
+    parts, tally = outside.parts, outside.tally
+    put = Gathered()
+
+    def gathering(inner: Later) -> Gathering:
+        return Gathering(inner, replay.id, put)
+
+    shelf, around = _shelf(replay, outside)
+    state: AnalystState
+    if replay.mode == "shadow":
+        base: Rulebook = AsInstalled(candidates(replay, outside), SHADOW_GENERATION)
+        state = Results(parts.engine, replay.id)
+    else:
+        base = outside.promotions.current()
+        state = PostgresAnalystState(parts.engine)
+    rules = Narrowed(base, _tried(replay), around=around, own=gathering)
+    gateway = gathering(await outside.gateways.open(replay.candidate.model))
+    analyst = await _analyst(
+        outside, Unkept(state), gateway, lambda: rules, Insights(tally), keep_deleted=replay.mode == "write"
+    )
+    return Snapshots(analyst, feed, tally, guard=None, shelf=shelf), put
 
 
 async def to_estimate(

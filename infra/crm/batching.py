@@ -2,7 +2,8 @@
 
 Law: a batch is whatever waits when the previous call returns: a call takes its rows in the moment in which its turn has
 come, and while one is under way another begins only when it is full, or when the first takes long. So batches are full where
-the account's limit is the narrow place, and where it is not no row waits for longer than a call. Rows go in the order in
+the account's limit is the narrow place, and where it is not no row waits for longer than a call. Where calls are scarce without
+anybody standing in line, rows wait for others as long as a saved call is worth (`worth_waiting`). Rows go in the order in
 which they came; one id is in a batch once, its next row in a later one. A batch's failure is told to its own rows alone.
 """
 
@@ -11,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 P = TypeVar("P")
 V = TypeVar("V")
@@ -24,8 +25,11 @@ Run = Callable[[Take[P]], Awaitable[Mapping[str, V]]]
 """Makes the call; the answer need not name every id. Calls `Take` once its turn has come."""
 
 
+Key = tuple[Any, ...]
 PATIENCE_SECONDS = 1.0
-"""A call that takes longer no longer holds back what came after it."""
+"""What waits for longer is no longer held back by the call before it."""
+CLOCK_SECONDS = 0.002
+"""A loop's timers may come early by its clock's grain."""
 
 
 @dataclass(slots=True, eq=False)
@@ -53,6 +57,8 @@ class _Row(Generic[P, V]):
     id: str
     payload: P
     asked: _Asked[V]
+    came: float
+    """By the loop's clock."""
 
 
 @dataclass(slots=True)
@@ -64,22 +70,38 @@ class _Queue(Generic[P, V]):
     """Batches that have."""
     timer: asyncio.TimerHandle | None = None
 
+    def wake(self, at: float, act: Callable[[], None]) -> None:
+        """`act` at that time of the loop's, or before: who is woken looks again."""
+        if self.timer is None or at < self.timer.when():
+            self.rest()
+            self.timer = asyncio.get_running_loop().call_at(at, act)
+
+    def rest(self) -> None:
+        """Nobody is woken."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
 
 class Batches(Generic[P, V]):
-    """Rows of one kind of call, by a key that says which call (account, lane, path, columns)."""
+    """Rows of one kind of call, by a key whose first part is the account, and that says which call (lane, path, columns)."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, worth_waiting: Callable[[Key], float] = lambda _key: 0.0) -> None:
+        """`worth_waiting`: for so many seconds rows may wait for others to fill their call; asked often, and never blocks."""
         self._size = size
-        self._queues: dict[Hashable, _Queue[P, V]] = {}
+        self._worth_waiting = worth_waiting
+        self._queues: dict[Key, _Queue[P, V]] = {}
         self._lock = threading.Lock()
         self._running: set[asyncio.Task[None]] = set()
 
-    async def ask(self, key: Hashable, rows: Mapping[str, P], run: Run[P, V]) -> dict[str, V]:
+    async def ask(self, key: Key, rows: Mapping[str, P], run: Run[P, V]) -> dict[str, V]:
         """Each row's part of the answer, as far as there is one. Raises what the call of any of these rows raised."""
         if not rows:
             return {}
-        asked: _Asked[V] = _Asked(len(rows), asyncio.get_running_loop().create_future())
-        mine: list[_Row[P, V]] = [_Row(one, payload, asked) for one, payload in rows.items()]
+        loop = asyncio.get_running_loop()
+        asked: _Asked[V] = _Asked(len(rows), loop.create_future())
+        now = loop.time()
+        mine: list[_Row[P, V]] = [_Row(one, payload, asked, now) for one, payload in rows.items()]
         with self._lock:
             queue = self._queues.setdefault(key, _Queue())
             queue.rows.extend(mine)
@@ -89,27 +111,31 @@ class Batches(Generic[P, V]):
             raise asked.failed
         return {one: asked.answer[one] for one in rows if one in asked.answer}
 
-    def _start(self, key: Hashable, queue: _Queue[P, V], run: Run[P, V], *, patience_is_over: bool = False) -> None:
-        """As many batches as what waits fills; one that is not full, if none is under way."""
+    def _start(self, key: Key, queue: _Queue[P, V], run: Run[P, V]) -> None:
+        """As many batches as what waits fills; one that is not full, if it has waited for as long as it has to."""
+        now = asyncio.get_running_loop().time()
         with self._lock:
             full, rest = divmod(len(queue.rows), self._size)
-            alone = queue.under_way == 0 or patience_is_over
-            missing = max(0, full + (1 if rest and alone else 0) - queue.coming)
+            due = 0.0
+            if rest and full + 1 > queue.coming:
+                patience = PATIENCE_SECONDS if queue.under_way else 0.0
+                due = queue.rows[0].came + max(patience, self._worth_waiting(key))
+            missing = max(0, full + (1 if rest and due <= now + CLOCK_SECONDS else 0) - queue.coming)
             queue.coming += missing
             waits = bool(queue.rows) and not queue.coming
-        if waits and queue.timer is None:
+        if waits:
 
             def late() -> None:
                 queue.timer = None
-                self._start(key, queue, run, patience_is_over=True)
+                self._start(key, queue, run)
 
-            queue.timer = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, late)
+            queue.wake(due, late)
         for _ in range(missing):
             task = asyncio.create_task(self._batch(key, queue, run))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
-    async def _batch(self, key: Hashable, queue: _Queue[P, V], run: Run[P, V]) -> None:
+    async def _batch(self, key: Key, queue: _Queue[P, V], run: Run[P, V]) -> None:
         rows: list[_Row[P, V]] = []
         taken = False
 
@@ -137,8 +163,7 @@ class Batches(Generic[P, V]):
         if queue.rows:
             self._start(key, queue, run)
         elif not queue.coming and not queue.under_way:
-            if queue.timer is not None:
-                queue.timer.cancel()
+            queue.rest()
             self._queues.pop(key, None)
 
     def _taken(self, queue: _Queue[P, V]) -> list[_Row[P, V]]:
@@ -158,8 +183,7 @@ class Batches(Generic[P, V]):
     async def close(self) -> None:
         """Give up what is under way; may be called twice."""
         for queue in self._queues.values():
-            if queue.timer is not None:
-                queue.timer.cancel()
+            queue.rest()
             with self._lock:
                 waiting, queue.rows = list(queue.rows), deque()
             for row in waiting:

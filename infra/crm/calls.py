@@ -71,6 +71,10 @@ class Gate(Protocol):
         """Whether calls wait for a turn: then full batches are worth a round trip."""
         ...
 
+    def worth_waiting(self, account: str) -> float:
+        """Seconds that rows of a call may wait for others to fill it: 0 where calls are not scarce. Never blocks."""
+        ...
+
     async def close(self) -> None:
         """End all waiting; may be called twice."""
         ...
@@ -113,6 +117,10 @@ class LocalGate:
         turns = self._turns.get(account)
         return turns is not None and turns.locked()
 
+    def worth_waiting(self, account: str) -> float:  # noqa: ARG002 - it heeds no headers
+        """See Gate."""
+        return 0.0
+
     async def close(self) -> None:
         """See Gate."""
 
@@ -148,9 +156,11 @@ class Calls:
         """Whether calls to the account wait for a turn."""
         return self._gate.crowded(account)
 
-    async def run(
-        self, account: str, call: Callable[[], T], operation: str = "other", *, repeatable: bool = True
-    ) -> T:
+    def worth_waiting(self, account: str) -> float:
+        """Seconds that rows of a call to the account may wait for others to fill it."""
+        return self._gate.worth_waiting(account)
+
+    async def run(self, account: str, call: Callable[[], T], operation: str = "other", *, repeatable: bool = True) -> T:
         """Call it, and again as long as it raises TryAgain and the budget lasts; then that one is raised.
 
         `operation` is a metric's label, one of few. `call` runs in a thread and holds one turn of the account each time. What

@@ -69,7 +69,10 @@ class HubSpotClient:
         self._searches = hubspot_changed.Pace()
         self._records: Batches[None, dict[str, Any]] = Batches(BATCH)
         self._links: Batches[None, dict[str, Any]] = Batches(BATCH)
-        self._writes: Batches[Mapping[str, str], Written | Gone | Refused | Busy] = Batches(BATCH)
+        # Reads are asked for in hundreds, and whoever asks waits for them; writes come as analyses end, a few at a time.
+        self._writes: Batches[Mapping[str, str], Written | Gone | Refused | Busy] = Batches(
+            BATCH, worth_waiting=lambda key: self._portals.worth_waiting(key[0])
+        )
 
     async def close(self) -> None:
         """See CrmClient."""
@@ -286,22 +289,18 @@ class HubSpotClient:
                 if not kind.startswith("!"):
                     wanted.setdefault(kind, {}).update(dict.fromkeys(ids))
 
-        async def read(kind: str, ids: Sequence[str]) -> dict[str, Note | Related | None]:
-            activities = kind in shapes.ACTIVITIES
-            known = {} if activities else self._recent.get(account.id, kind, ids)
-            since = self._recent.now()
-            missing = [one for one in ids if one not in known]
-            names = shapes.ACTIVITIES.get(kind) or shapes.RELATED_FIELDS[kind]
+        async def read(kind: str, ids: Sequence[str]) -> Mapping[str, Note | Related | None]:
+            async def fetch(missing: Sequence[str]) -> dict[str, Related]:
+                found = await self._read_many(account, kind, missing, shapes.RELATED_FIELDS[kind])
+                return {one: shapes.related(kind, record) for one, record in found.items()}
+
             try:
-                records = await self._read_many(account, kind, missing, names)
+                if kind not in shapes.ACTIVITIES:
+                    return await self._recent.through(account.id, kind, ids, fetch)
+                records = await self._read_many(account, kind, ids, shapes.ACTIVITIES[kind])
             except Rejected:
                 return {}
-            if activities:
-                return {one: shapes.note(kind, record) for one, record in records.items()}
-            read = {one: shapes.related(kind, records[one]) if one in records else None for one in missing}
-            for one, made in read.items():
-                self._recent.keep(account.id, kind, one, made, since)
-            return {**known, **read}
+            return {one: shapes.note(kind, record) for one, record in records.items()}
 
         kinds = [kind for kind, ids in wanted.items() if ids]
         answers = await asyncio.gather(*(read(kind, list(wanted[kind])) for kind in kinds))

@@ -146,6 +146,10 @@ class Portals:
         """Whether calls to the account wait for a turn."""
         return self._calls.crowded(account.id)
 
+    def worth_waiting(self, account: str) -> float:
+        """Seconds that rows of a call to the account (by its id) may wait for others to fill it."""
+        return self._calls.worth_waiting(account)
+
     async def _renew(
         self, portal: _Portal, account: Account, run: Callable[[Callable[[], Any]], Any], refused: str
     ) -> None:

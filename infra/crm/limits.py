@@ -22,6 +22,10 @@ _BULK: ContextVar[bool] = ContextVar("crm_bulk", default=False)
 BELIEVED_SECONDS: Final = 300.0
 SPENT_SECONDS: Final = 10.0
 """As in `lua/limits.lua`."""
+SCARCE_FROM, SCARCE_TO = 0.5, 0.75
+"""Used parts of a window between which calls become scarce."""
+WORTH_PACES: Final = 8.0
+"""A call that is saved where they are scarce is worth as long a wait as so many calls take by the limit: 0.7 s by HubSpot's 110 in 10 s."""
 _USAGE: Final = re.compile(r"api-usage=(\d+)/(\d+)")
 
 
@@ -140,13 +144,26 @@ class Window:
         self._day_limit = 0
         self._day_used = 0
         self._day_at = clock()
+        self._used = 0.0
+        self._used_at = float("-inf")
 
     def hear(self, said: Said) -> None:
         """Take over what the vendor says."""
         self._limit = said.limit or self._limit
         self._window = said.window_seconds or self._window
+        if said.limit and said.left is not None:
+            self._used, self._used_at = 1.0 - said.left / said.limit, self._clock()
         if said.day_limit is not None and said.day_used is not None:
             self._day_limit, self._day_used, self._day_at = said.day_limit, said.day_used, self._clock()
+
+    def worth_waiting(self) -> float:
+        """Seconds that rows may wait for more of their kind, so that calls are saved: 0 as long as the vendor said within a window
+        that half of it is left, whoever uses the rest.
+        """
+        if not self._limit or self._clock() - self._used_at > self._window:
+            return 0.0
+        scarce = min(1.0, max(0.0, (self._used - SCARCE_FROM) / (SCARCE_TO - SCARCE_FROM)))
+        return scarce * WORTH_PACES * self._window / self._limit
 
     def hold(self, seconds: float) -> None:
         """Nobody for so long; a longer hold is never cut short."""

@@ -172,7 +172,9 @@ class SharedGate:
                 metrics.CRM_SHARED.labels(self._crm).set(1)
                 if answer[0] < 0:
                     raise self._spent(account, bulk, answer[1] / 1_000, f"{answer[2]} of {answer[3]} calls")
-                return [f"{self._process}:{first + each + 1}" for each in range(answer[0])], answer[1] / 1_000
+                # As the script names them.
+                end = ":b" if bulk else ""
+                return [f"{self._process}:{first + each + 1}{end}" for each in range(answer[0])], answer[1] / 1_000
         window = self._window(account)
         if window.day_is_spent(bulk):
             raise self._spent(account, bulk, 1_800.0, "as the vendor last said")
@@ -214,6 +216,11 @@ class SharedGate:
             line is not None and (line.places.locked() or not all(waiter.turn.done() for waiter in line.waiting))
             for line in (self._lines.get((account, False)), self._lines.get((account, True)))
         )
+
+    def worth_waiting(self, account: str) -> float:
+        """See Gate."""
+        window = self._windows.get(account)
+        return 0.0 if window is None else window.worth_waiting()
 
     def _tell(self, account: str, turns: list[str], said: Said | None, hold: float) -> None:
         window = self._window(account)

@@ -8,7 +8,7 @@ may have heard of their change, and a snapshot without it would have no successo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from schemas.record import Related
 
@@ -53,6 +53,23 @@ class Recent:
             self._sweep()
         self._found.pop(key, None)
         self._found[key] = (since, found)
+
+    async def through(
+        self,
+        account: str,
+        kind: str,
+        ids: Sequence[str],
+        read: Callable[[Sequence[str]], Awaitable[Mapping[str, Related]]],
+    ) -> dict[str, Related]:
+        """Those that are there, of which `read` is asked for what is not remembered. Raises what `read` raises."""
+        found = self.get(account, kind, ids)
+        since = self.now()
+        if missing := [one for one in ids if one not in found]:
+            read_now = await read(missing)
+            for one in missing:
+                found[one] = read_now.get(one)
+                self.keep(account, kind, one, found[one], since)
+        return {one: each for one, each in found.items() if each is not None}
 
     def forget(self, account: str, kind: str, ids: Iterable[str]) -> None:
         """They changed."""

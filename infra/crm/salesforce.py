@@ -224,13 +224,7 @@ class SalesforceClient:
             key = (account.id, is_bulk(), source, columns, condition)
             answers = await self._queries.ask(key, dict.fromkeys(ids), query)
         except Rejected as rejected:
-            if rejected.code not in {
-                "INVALID_TYPE",
-                "INVALID_FIELD",
-                "INSUFFICIENT_ACCESS",
-                "NOT_FOUND",
-                "MALFORMED_QUERY",
-            }:
+            if rejected.code not in {*shapes.NO_SUCH, "MALFORMED_QUERY"}:
                 raise
             self._absent.add((account.id, source))
             return [], False
@@ -301,17 +295,14 @@ class SalesforceClient:
         ]
 
         async def read(object_: ObjectType, sobject: str, ids: list[str], names: tuple[str, ...]) -> dict[str, Related]:
-            known = self._recent.get(account.id, sobject, ids)
-            since = self._recent.now()
-            missing = [one for one in ids if one not in known]
-            try:
+            async def fetch(missing: Sequence[str]) -> dict[str, Related]:
                 found = await self._retrieve(account, sobject, missing, names)
+                return {one: shapes.related(object_, record) for one, record in found.items()}
+
+            try:
+                return await self._recent.through(account.id, sobject, ids, fetch)
             except Rejected:
                 return {}
-            made = {one: shapes.related(object_, found[one]) if one in found else None for one in missing}
-            for one, each in made.items():
-                self._recent.keep(account.id, sobject, one, each, since)
-            return {one: each for one, each in {**known, **made}.items() if each is not None}
 
         company_of, contact_of = await asyncio.gather(*(read(*one) for one in wanted))
         found: dict[str, list[Related]] = {}
@@ -324,7 +315,7 @@ class SalesforceClient:
 
     async def _merged(self, account: Account, sobject: str, ids: Sequence[str]) -> dict[str, str]:
         """Of records that are gone: the ones that they were merged into."""
-        if not ids or sobject not in {"Lead", "Contact", "Account"}:
+        if not ids or sobject not in shapes.MERGEABLE:
             return {}
         listed = ", ".join(f"'{one}'" for one in ids[:BATCH])
         text = f"SELECT Id, MasterRecordId FROM {sobject} WHERE Id IN ({listed})"  # noqa: S608 - SOQL of our own names and checked ids

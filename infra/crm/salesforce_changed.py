@@ -20,8 +20,6 @@ PAGE: Final = 1_000
 """One call's worth that is held in memory; a result of up to 2,000 rows comes in one answer."""
 ACTIVITIES: Final[dict[str, tuple[str, ...]]] = {"note": ("Task", "Note", "ContentNote"), "email": ("EmailMessage",)}
 """Our notes and e-mails are several of Salesforce's objects."""
-_MERGEABLE: Final = frozenset({"Lead", "Contact", "Account"})
-_NO_SUCH: Final = frozenset({"INVALID_TYPE", "INVALID_FIELD", "NOT_FOUND", "INSUFFICIENT_ACCESS"})
 
 
 def sobjects(object_: str) -> tuple[str, ...]:
@@ -48,7 +46,7 @@ async def changed(
     try:
         found = await orgs.call(account, f"changed {name}", lambda sf: sf.query(text, include_deleted=True))
     except Rejected as rejected:
-        if object_ not in ACTIVITIES or rejected.code not in _NO_SUCH:
+        if object_ not in ACTIVITIES or rejected.code not in shapes.NO_SUCH:
             raise rejected.as_account_unavailable(account.id) from rejected
         found = {"records": []}
     rows = tuple(_row(record) for record in found["records"])
@@ -66,7 +64,7 @@ def _query(name: str, place: Place, until: datetime) -> str:
         else f"(SystemModstamp > {at} OR (SystemModstamp = {at} AND Id > '{place.id}'))"
     )
     columns = "Id, SystemModstamp, LastModifiedById, IsDeleted"
-    if name in _MERGEABLE:
+    if name in shapes.MERGEABLE:
         columns += ", MasterRecordId"
     return (
         f"SELECT {columns} FROM {name} WHERE {since} AND SystemModstamp <= {_literal(until)} "  # noqa: S608 - SOQL of our own names, times and a checked id

@@ -44,6 +44,9 @@ ACCOUNT_FIELDS = (
     "Type",
 )
 CONTACT_FIELDS = ("FirstName", "LastName", "Email", "Title", "Phone", "Department")
+MERGEABLE = frozenset({"Lead", "Contact", "Account"})
+NO_SUCH = frozenset({"INVALID_TYPE", "INVALID_FIELD", "NOT_FOUND", "INSUFFICIENT_ACCESS"})
+"""What Salesforce answers about an object or field that the org lacks, or hides from us."""
 MAX_NOTES = 50
 MAX_NOTE_CHARACTERS = 8_000
 MAX_CUSTOM_FIELDS = 150

@@ -10,14 +10,16 @@ import asyncio
 import base64
 import secrets
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from infra.accounts import JUST_CONNECTED_SECONDS, Account
 from infra.crm.client import AccountUnavailable, AnswerLost, Busy, CrmClient, CrmUnavailable
 from infra.crm.client import Gone as CrmGone
 from infra.crm.client import Refused as CrmRefused
 from infra.crm.client import Written as CrmWritten
+from infra.together import all_of
 from infra.unavailable import Unavailable
 from schemas.dead_letter import Cause
 from schemas.insight import Insight
@@ -26,9 +28,11 @@ from sinks.destinations.crm_plan import Plan, as_found, plan
 from sinks.destinations.crm_state import RECORD, CrmState, Row
 from sinks.destinations.destination import Gone, Later, Needs, Outcome, Refused, Stale, Unchanged, Written, newest
 
+T = TypeVar("T")
 PROVISION_SECONDS = 600.0
 """After this long a missing field is provisioned again; more often, somebody is deleting it."""
 
+TICK_SECONDS = 0.5
 STANDSTILL_SECONDS = 5.0
 """A process that was stopped for this long may have lost its partitions: half of its session in the consumer group."""
 _WRITE_TRIES = 3
@@ -36,7 +40,7 @@ _WRITE_TRIES = 3
 _MARK_BYTES = 15
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Turn:
     """One call of `write`."""
 
@@ -44,6 +48,22 @@ class _Turn:
     """By which it is known whether somebody else took up the same record meanwhile."""
     began: float
     """By the monotonic clock, from before the look at what is known."""
+    waited: float = 0.0
+    """Seconds of it in which the CRM, or the account's limit, was waited for with the process alive."""
+
+    async def waiting(self, call: Coroutine[Any, Any, T]) -> T:
+        """What the call returns; waiting for it is no standstill."""
+        task = asyncio.create_task(call)
+        try:
+            while not task.done():
+                before = time.monotonic()
+                await asyncio.wait((task,), timeout=TICK_SECONDS)
+                # A tick that takes as long as a standstill was one.
+                took = time.monotonic() - before
+                self.waited += took if took < STANDSTILL_SECONDS else 0.0
+            return task.result()
+        finally:
+            task.cancel()
 
 
 @dataclass(slots=True)
@@ -102,13 +122,12 @@ class CrmDestination:
         )
         records = {ref: _Record(ref, Plan((), {}, ()), known[ref], outcome) for ref, outcome in barred.items()}
         # One account's trouble is its own; only what concerns the whole CRM is raised, after the others are done.
-        answers = await asyncio.gather(
-            *(
+        answers = await all_of(
+            [
                 self._group(account, object_, {ref: by_ref[ref] for ref in refs}, known, turn)
                 for (account, object_), refs in groups.items()
                 if refs[0] not in barred
-            ),
-            return_exceptions=True,
+            ]
         )
         for answer in answers:
             if isinstance(answer, CrmUnavailable):
@@ -142,10 +161,11 @@ class CrmDestination:
         if account is None:
             # It was there a moment ago: the retry of the batch finds it gone and says so.
             raise CrmUnavailable(self.name, "its account was removed this moment")
+        turn = replace(turn)  # others wait for other accounts
         unsure = {ref for ref in by_ref if known[ref].get(RECORD, Row()).pending}
         try:
             for tries_left in reversed(range(_WRITE_TRIES)):
-                held = await self._held(account, object_, unsure)
+                held = await self._held(account, object_, unsure, turn)
                 records = {
                     ref: self._planned(ref, insights, known[ref], held.get(ref)) for ref, insights in by_ref.items()
                 }
@@ -177,12 +197,12 @@ class CrmDestination:
         return None
 
     async def _held(
-        self, account: Account, object_: str, refs: Collection[RecordRef]
+        self, account: Account, object_: str, refs: Collection[RecordRef], turn: _Turn
     ) -> dict[RecordRef, Mapping[str, str] | CrmGone]:
         """What records hold of which a write was begun and never confirmed."""
         if not refs:
             return {}
-        found = await self._client.own_fields(account, object_, [ref.id for ref in refs])
+        found = await turn.waiting(self._client.own_fields(account, object_, [ref.id for ref in refs]))
         return {ref: found[ref.id] for ref in refs}
 
     def _planned(
@@ -212,7 +232,7 @@ class CrmDestination:
         """Write and set each record's outcome."""
         if not records:
             return
-        if (stood := time.monotonic() - turn.began) > STANDSTILL_SECONDS:
+        if (stood := time.monotonic() - turn.began - turn.waited) > STANDSTILL_SECONDS:
             # Others may have these records by now: what is known of them is looked at anew, should they still be ours.
             raise Unavailable("process", why=f"it stood still for {stood:.0f} s")
         rows = {record.ref.id: record.plan.values for record in records}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 
 import pytest
 import typer
@@ -72,17 +73,19 @@ def test_a_guided_set_up_is_left_and_resumed_where_it_was(hookline, sandbox, mon
     asked = [made["consumer_key"], secret, made["account"].partition(":")[2], "acme.my.salesforce.com"]
     code, said = hookline("salesforce", "acme", typed="\n".join([*asked, "n"]) + "\n", of=guided)
     assert code == 1, "left at the question whether the address was entered"
-    assert "3 of 7" in said
+    assert "3 of 8" in said
     assert secret not in said
-    code, said = hookline("salesforce", "acme", typed="y\nn\n", of=guided)
-    assert "Going on: 2 of 7 steps are behind." in said
+    code, said = hookline("salesforce", "acme", typed="y\nn\nn\n", of=guided)
+    assert "Going on: 2 of 8 steps are behind." in said
     assert "External client app" not in said
     assert "72 made" in said, "our fields are made"
     assert ("delivery salesforce" in said, "mend what failed" in said) == (True, True), "there is no front door"
-    assert "Going on: 5 of 7" in hookline("salesforce", "acme", of=guided)[1]
+    assert "Later: `hookline account events" in said
+    assert "Going on: 6 of 8" in hookline("salesforce", "acme", of=guided)[1]
     status = hookline("account", "check", made["account"], "--json", "--echo-seconds", "0")
     points = {point["name"]: point["result"] for point in json.loads(status[1])["points"]}
     assert (status[0], points["credentials"], points["write-back"]) == (1, "passed", "passed")
+    assert points["change events"] == "unknown", "they are off"
     assert "All of our properties are there." in hookline("account", "provision", made["account"])[1]
     planned = json.loads(hookline("backfill", "plan", made["account"], "--json", "--rate", "5000")[1])
     code, said = hookline("backfill", "run", planned["id"])
@@ -95,3 +98,13 @@ def test_without_a_terminal_what_is_missing_is_named(hookline):
     said = hookline("account", "add", "hubspot")[1]
     assert "an ID and --tenant and --endpoint missing" in said
     assert "choose one of hubspot, salesforce" in hookline("account", "add", "pipedrive")[1]
+
+
+def test_what_is_held_on_a_person_is_written_where_no_crm_answers(hookline, tmp_path):
+    tenant = f"t{secrets.token_hex(5)}"
+    assert hookline("tenant", "add", tenant)[0] == 0
+    code, said = hookline("privacy", "export", f"{tenant}/hubspot:145883449/contact/1", "--out", str(tmp_path / "held"))
+    assert (code, "nothing is held" in said) == (0, True), said
+    assert json.loads((tmp_path / "held").read_text())["person"]["tenant"] == tenant
+    assert "0 snapshots read" in hookline("privacy", "index", "--tenant", tenant)[1]
+    assert "No erasures." in hookline("privacy", "list", "--tenant", tenant)[1], "an export is none"

@@ -1,6 +1,7 @@
 """An account's limits, shared by all processes that call it, against a sandbox that enforces and counts by itself."""
 
 import asyncio
+import contextlib
 import secrets
 import time
 
@@ -38,7 +39,7 @@ async def account(redis):
     """An account of the test's own, so that the shared Redis knows nothing of it."""
     name = f"hubspot:{secrets.randbelow(10**9)}"
     yield name
-    await redis.delete(*(KEY + name + end for end in ("", ":turns", ":line", ":fresh")))
+    await redis.delete(*(KEY + name + end for end in ("", ":turns", ":bulk", ":line", ":fresh")))
 
 
 class Gates:
@@ -140,6 +141,26 @@ async def test_bulk_work_lets_live_work_go_first(gates, account):
     assert order[-1] == "bulk"
 
 
+async def test_what_live_work_takes_of_its_part_is_not_kept_free_again(gates, redis, account):
+    """INVARIANT: bulk and live work together use all of the window. If it fails, a backfill takes longer than it has to."""
+    gate = gates(limit=10, window_seconds=30.0)
+
+    async def taken(bulk: bool) -> int:
+        calls = 0
+        with bulk_work(bulk), contextlib.suppress(TimeoutError):
+            while True:
+                # The bucket is full each time: what is asked is what the window lets in.
+                await redis.hset(KEY + account, mapping={"lb": 2.5, "la": 0})
+                turn = await asyncio.wait_for(gate.enter(account), 0.1)
+                gate.leave(account, turn, bulk=bulk)
+                calls += 1
+        return calls
+
+    gate.leave(account, await gate.enter(account))
+    assert await taken(bulk=True) == 8, "eight tenths, live work being about"
+    assert await taken(bulk=False) == 1, "and live work has what is left"
+
+
 async def test_a_turn_that_is_never_given_back_comes_back(gates, account):
     gate = gates(limit=1, window_seconds=0.1, lease_seconds=0.2)
     await gate.enter(account)
@@ -216,7 +237,7 @@ async def test_small_asks_become_full_batches_and_none_is_refused(tmp_path, redi
             told = sandbox.controls.tally(account.id)
         finally:
             await asyncio.gather(*(client.close() for client in clients))
-            await redis.delete(*(KEY + account.id + end for end in ("", ":turns", ":line", ":fresh")))
+            await redis.delete(*(KEY + account.id + end for end in ("", ":turns", ":bulk", ":line", ":fresh")))
     assert told["refused"] == []
     batch = {name: count for name, count in told["calls"].items() if "batch" in name}
     assert batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import time
 from contextlib import asynccontextmanager
@@ -10,12 +11,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
+import typer
 from typer.testing import CliRunner
 
 from console import main
+from console.accounts_setup import STEPS, Guide
 from console.reading import Selection, read_range
 from console.runtime import ConsoleError
 from infra.accounts import Registry
+from infra.accounts.setups import Progress
 from infra.database.engine import build_engine
 from infra.database.tables import event_resyncs, event_streams
 from infra.kafka.codec import Codec
@@ -519,14 +523,34 @@ async def test_an_admin_switches_it_on_and_sees_how_it_stands(place, monkeypatch
         assert result.exception is None or isinstance(result.exception, ConsoleError | SystemExit), result.exc_info
         return f"{result.output} {result.exception or ''}"
 
+    async def point():
+        told = await ask("check", account, "--json", "--echo-seconds", "0")
+        points = {each["name"]: each for each in json.loads(told[: told.rindex("}") + 1])["points"]}
+        assert not [name for name in points if name.startswith("delivery ")], "nobody delivers to a stream"
+        return points["change events"]
+
+    async def guided(answer):
+        """The guided set-up's step, with what a person answers."""
+        step = next(step for name, *_, step in STEPS["salesforce"] if name == "events")
+        shell = typer.Typer()
+        shell.command()(lambda: step(Guide("salesforce", place.tenant, Progress(answers={"account": account}))))
+        result = await asyncio.to_thread(CliRunner().invoke, shell, input=answer)
+        assert result.exception is None, result.exc_info
+        return " ".join(result.output.split())
+
     assert "/data/ChangeEvents: not started" in await ask("events", account)
+    assert (await point())["remedy"] == "`hookline serve salesforce-events` (or `up`) has to run"
     assert "nothing" not in await ask("events", account, "--off")
     assert "/data/ChangeEvents: off" in await ask("events", account)
+    assert (await point())["result"] == "unknown"
     refused = await ask("events", account, "--channel", "/data/Nobody__chn")
     assert "topic.not.found" in refused
     assert "Change Data Capture" in refused
     assert "they begin with /data/" in await ask("events", account, "--channel", "LeadChangeEvent")
+    assert "Later: `hookline account events" in await guided("n\n")
+    assert "Not yet: Salesforce's event bus says" in await guided("y\n")
     place.controls.create_channel(account, "/data/Hookline__chn", ["lead"])
+    assert "listens within two seconds" in await guided("y\n")
     assert "/data/Hookline__chn" in await ask("events", account, "--channel", "/data/Hookline__chn")
     assert len(await place.registry.endpoints()) == 1, "it is the same stream"
     async with place.role():
@@ -534,6 +558,9 @@ async def test_an_admin_switches_it_on_and_sees_how_it_stands(place, monkeypatch
         place.lead()
         await place.acknowledged(1)
         shown = await ask("show", account)
+        streaming = await point()
+    assert (streaming["result"], "1 events" in streaming["detail"]) == ("passed", True)
+    assert (await point())["result"] == "failed", "nobody listens any more"
     assert "events         /data/Hookline__chn: streaming" in shown
     assert "1 events" in shown
     assert "nobody reads it" in await ask("show", account)

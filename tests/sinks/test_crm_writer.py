@@ -1,4 +1,5 @@
 import asyncio
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -258,3 +259,27 @@ async def test_a_process_that_stood_still_looks_again_before_it_writes(world, mo
     with pytest.raises(Unavailable, match="stood still"):
         await world.sink.write([insight()])
     assert world.crm.writes == []
+
+
+async def test_waiting_for_the_accounts_limit_is_no_standstill(world, monkeypatch):
+    """INVARIANT: a busy account's records are written in the end. If it breaks, they are asked for again and again, and never sent."""
+    monkeypatch.setattr("sinks.destinations.crm_writer.STANDSTILL_SECONDS", 0.8)
+    monkeypatch.setattr("sinks.destinations.crm_writer.TICK_SECONDS", 0.05)
+    world.state.lose_next_done = True
+    with pytest.raises(ConnectionError):
+        await world.sink.write([insight(lead(20), 1)])
+    own_fields = world.crm.own_fields
+
+    async def in_line(*given):
+        await asyncio.sleep(1.0)
+        return await own_fields(*given)
+
+    async def stopped(*given):
+        time.sleep(1.0)  # noqa: ASYNC251 - nothing of the process runs
+        return await own_fields(*given)
+
+    world.crm.own_fields = stopped
+    with pytest.raises(Unavailable, match="stood still"):
+        await world.sink.write([insight(lead(30), 2)])
+    world.crm.own_fields = in_line
+    assert await world.sink.write([insight(lead(30), 2)]) == [Written()]

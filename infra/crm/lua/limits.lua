@@ -9,10 +9,11 @@ local today = math.floor(clock[1] / 86400)
 local function num(value) return tonumber(value) or 0 end
 
 local P = 'hookline:crm:' .. ARGV[2]
-local H, TURNS, LINE, FRESH = P, P .. ':turns', P .. ':line', P .. ':fresh'
+local H, TURNS, BULK, LINE, FRESH = P, P .. ':turns', P .. ':bulk', P .. ':line', P .. ':fresh'
 -- Some of the window may go at once after quiet; the rest is paced, so that nobody stands for a whole window.
 local BURST = 0.25
--- Bulk work leaves this part of the window to live work that was seen within the last one.
+-- Bulk work leaves this part of the window to live work that was seen within the last one. What live work took of it is not left
+-- over again: together they use all.
 local LIVE_PART = 0.2
 -- That only the share of others is left of the day is believed for so long, then calls find out how it stands; that nothing
 -- is left, for a shorter time, for then a call costs nothing.
@@ -25,7 +26,7 @@ local KNOWN_MS = 600000
 local LATE_MS = 500
 
 local function kept()
-  for _, key in ipairs({H, TURNS, LINE, FRESH}) do redis.call('EXPIRE', key, 172800) end
+  for _, key in ipairs({H, TURNS, BULK, LINE, FRESH}) do redis.call('EXPIRE', key, 172800) end
 end
 
 if ARGV[1] == 'leave' then
@@ -38,7 +39,10 @@ if ARGV[1] == 'leave' then
   if ARGV[3] ~= '' then redis.call('HSET', H, 'window', ARGV[3]) end
   if ARGV[4] ~= '' then redis.call('HSET', H, 'limit', ARGV[4]) end
   for i = 11, #ARGV do
-    if limit > 0 and window > 0 then redis.call('ZADD', TURNS, now + window, ARGV[i]) else redis.call('ZREM', TURNS, ARGV[i]) end
+    -- The names of bulk work's turns end so.
+    for _, set in ipairs(string.sub(ARGV[i], -2) == ':b' and {TURNS, BULK} or {TURNS}) do
+      if limit > 0 and window > 0 then redis.call('ZADD', set, now + window, ARGV[i]) else redis.call('ZREM', set, ARGV[i]) end
+    end
   end
   if ARGV[5] ~= '' and limit > 0 then
     redis.call('ZREMRANGEBYSCORE', TURNS, '-inf', now)
@@ -104,8 +108,13 @@ else
   redis.call('ZREMRANGEBYSCORE', TURNS, '-inf', now)
   local cap = limit
   if num(f[12]) > now then cap = math.max(1, cap - num(f[11])) end
-  if bulk and num(f[13]) > now - window then cap = math.max(1, math.floor(cap * (1 - LIVE_PART))) end
   local free = cap - redis.call('ZCARD', TURNS)
+  -- What bulk work has left of its own part, where live work is about.
+  local part = math.huge
+  if bulk and num(f[13]) > now - window then
+    redis.call('ZREMRANGEBYSCORE', BULK, '-inf', now)
+    part = math.max(1, math.ceil(cap * (1 - LIVE_PART))) - redis.call('ZCARD', BULK)
+  end
   local burst = math.max(1, BURST * limit)
   level = f[9] and math.min(burst, num(f[9]) + (now - num(f[10])) * limit / window) or burst
   -- Whose oldest call came before my oldest one goes first; live before bulk, unless that waited for three windows.
@@ -129,21 +138,23 @@ else
       end
     end
   end
-  granted = math.max(0, math.min(wanted, free - ahead, math.floor(level + 0.001) - ahead))
+  granted = math.max(0, math.min(wanted, free - ahead, part, math.floor(level + 0.001) - ahead))
   level = level - granted
   local first = num(ARGV[13])
   for i = 1, granted do
-    redis.call('ZADD', TURNS, now + num(ARGV[9]) + window, ARGV[3] .. ':' .. (first + i))
+    local name = ARGV[3] .. ':' .. (first + i) .. (bulk and ':b' or '')
+    redis.call('ZADD', TURNS, now + num(ARGV[9]) + window, name)
+    if bulk then redis.call('ZADD', BULK, now + num(ARGV[9]) + window, name) end
   end
   redis.call('HSET', H, 'lb', level, 'la', now)
-  free = free - granted
   if granted < wanted then
     if level < ahead + 1 then wait = (ahead + 1 - level) * window / limit end
-    local short = ahead + 1 - free
-    if short > 0 then
-      -- A call under way frees its turn a whole window from now at the earliest.
-      local at = redis.call('ZRANGE', TURNS, short - 1, short - 1, 'WITHSCORES')
-      wait = math.max(wait, math.min(num(at[2]), now + window) - now)
+    for set, short in pairs({[TURNS] = ahead + 1 - (free - granted), [BULK] = 1 - (part - granted)}) do
+      if short > 0 then
+        -- A call under way frees its turn a whole window from now at the earliest.
+        local at = redis.call('ZRANGE', set, short - 1, short - 1, 'WITHSCORES')
+        wait = math.max(wait, math.min(num(at[2]), now + window) - now)
+      end
     end
   end
 end

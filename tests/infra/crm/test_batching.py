@@ -144,3 +144,21 @@ async def test_a_call_that_takes_long_holds_nobody_back(monkeypatch):
     assert await asyncio.wait_for(batches.ask("k", {"b": 1}, run), 5) == {"b": 1}
     never.set()
     await stuck
+
+
+async def test_where_calls_are_scarce_rows_wait_for_others_until_their_call_is_full():
+    vendor, batches = Vendor(), Batches(3, worth_waiting=lambda key: 60.0 if key[0] == "scarce" else 0.0)
+    asks = [asyncio.create_task(batches.ask(("scarce",), {one: 1}, vendor.run)) for one in "ab"]
+    assert await batches.ask(("plenty",), {"z": 1}, vendor.run) == {"z": 2}
+    assert vendor.batches == [{"z": 1}]
+    assert await asyncio.wait_for(batches.ask(("scarce",), {"c": 1}, vendor.run), 5) == {"c": 2}
+    await asyncio.gather(*asks)
+    assert vendor.batches[1:] == [{"a": 1, "b": 1, "c": 1}]
+
+
+async def test_they_wait_no_longer_than_a_call_is_worth():
+    vendor, batches = Vendor(), Batches(3, worth_waiting=lambda _key: 0.02)
+    asks = [asyncio.create_task(batches.ask(("k",), {one: 1}, vendor.run)) for one in "ab"]
+    await asyncio.wait_for(asyncio.gather(*asks), 5)
+    assert vendor.batches == [{"a": 1, "b": 1}]
+    await batches.close()

@@ -84,6 +84,20 @@ def test_no_limit_means_no_wait():
     assert [own.take() for _ in range(1_000)] == [0.0] * 1_000
 
 
+def test_rows_wait_for_others_only_where_the_vendor_says_that_calls_are_scarce():
+    """INVARIANT: a lone change of a quiet account is written at once. If it fails, every rep waits for nothing."""
+    found, clock = window()
+    assert found.worth_waiting() == 0, "nothing was heard"
+    found.hear(Said(limit=110, left=60, window_seconds=10.0))
+    assert found.worth_waiting() == 0, "half is left"
+    found.hear(Said(limit=110, left=20, window_seconds=10.0))
+    assert 0.7 < found.worth_waiting() < 0.75, "eight calls' worth of time"
+    clock.now += 10.1
+    assert found.worth_waiting() == 0, "that is old news"
+    found.hear(Said(day_limit=5_000, day_used=4_999))
+    assert found.worth_waiting() == 0, "a window is not what is scarce"
+
+
 def test_a_hold_is_waited_for():
     own, clock = window(10)
     own.hold(3.0)

@@ -45,3 +45,29 @@ def test_it_stays_small():
     for number in range(100):
         recent.keep("a", "companies", str(number), ACME, recent.now())
     assert 1 <= len(recent.get("a", "companies", map(str, range(100)))) <= 10
+
+
+async def test_only_what_is_not_remembered_is_read_and_what_is_not_there_is_remembered_too():
+    recent, asked = Recent(), []
+
+    async def read(missing):
+        asked.append(list(missing))
+        return {"1": ACME} if "1" in missing else {}
+
+    assert await recent.through("a", "companies", ["1", "2"], read) == {"1": ACME}
+    assert await recent.through("a", "companies", ["1", "2"], read) == {"1": ACME}
+    assert await recent.through("a", "companies", ["2", "3"], read) == {}
+    assert asked == [["1", "2"], ["3"]]
+
+
+async def test_what_changed_while_it_was_read_is_read_again():
+    recent, asked = Recent(), []
+
+    async def read(missing):
+        asked.append(list(missing))
+        recent.forget("a", "companies", ["1"])
+        return {"1": ACME}
+
+    for _ in range(2):
+        assert await recent.through("a", "companies", ["1"], read) == {"1": ACME}
+    assert asked == [["1"], ["1"]]
