@@ -6,13 +6,47 @@ people: their number is bounded and they hold nothing personal. Counters end in 
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client import Counter as _Counter
+from prometheus_client import Gauge as _Gauge
+from prometheus_client import Histogram as _Histogram
 
 REGISTRY = CollectorRegistry(auto_describe=True)
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _SLOW = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
+
+
+class _AtHand:
+    """The library looks up a series under a lock, each of its labels made a text anew: as much CPU as counting takes twice over.
+
+    Names come as texts here, so one that was asked for before is found by them as they are.
+    """
+
+    def labels(self, *values: Any, **named: Any) -> Any:
+        """See prometheus_client."""
+        # Nothing is ever removed, so what is found without the lock is what the lock would give. A series has none of its own.
+        known: dict[tuple[Any, ...], Any] = getattr(self, "_metrics", _NONE)
+        found = known.get(values) if not named else None
+        return found if found is not None else super().labels(*values, **named)  # type: ignore[misc]  # of the library's class beside it
+
+
+class Counter(_AtHand, _Counter):
+    """See prometheus_client."""
+
+
+class Gauge(_AtHand, _Gauge):
+    """See prometheus_client."""
+
+
+class Histogram(_AtHand, _Histogram):
+    """See prometheus_client."""
+
+
+_NONE: dict[tuple[Any, ...], Any] = {}
 
 
 def _counter(name: str, meaning: str, *labels: str) -> Counter:
@@ -56,7 +90,7 @@ COALESCED = _counter(
     "hookline_changes_coalesced_total", "Changes that were folded into another one of the same record."
 )
 MISSED = _counter("hookline_missed_total", "Changes that no webhook told and a reconciliation found.", "object")
-INSIGHTS = _counter("hookline_insights_total", "Insights, by analysis and outcome: published, provisional (by rules, while the question rests), unchanged, not_enough_data, refused, set_aside.", "analysis", "outcome")  # fmt: skip
+INSIGHTS = _counter("hookline_insights_total", "Insights, by analysis and outcome: published, provisional (by rules, while the question rests), unchanged, not_enough_data, refused, set_aside, waits (for a provider's batch).", "analysis", "outcome")  # fmt: skip
 INSIGHT_SECONDS = _histogram("hookline_insight_seconds", "Time that one analysis took.", "analysis", buckets=_SLOW)
 CLAIMS_DROPPED = _counter("hookline_claims_dropped_total", "Claims that cited what is not on the record, and were dropped.", "analysis")  # fmt: skip
 
@@ -92,8 +126,12 @@ MODEL_WAITING = _gauge("hookline_model_waiting", "Questions of this process that
 MODEL_SHARED = _gauge("hookline_model_limits_shared", "1 while limits are shared by all replicas, 0 while Redis is away and a local share holds.")  # fmt: skip
 MODEL_QUOTA_WARNINGS = _counter("hookline_model_quota_warnings_total", "Questions that were granted beyond a quota's soft limit, by quota (user, day or month, and what: requests, tokens, dollars).", "quota")  # fmt: skip
 MODEL_BREAKER = _gauge("hookline_model_circuit_open", "1 while a model's circuit is open.", "model")
-MODEL_SAVED = _counter("hookline_model_saved_usd_total", "US dollars that were not spent, by what saved them: cache, prompt_cache (the provider's), packing.", "by")  # fmt: skip
+MODEL_SAVED = _counter("hookline_model_saved_usd_total", "US dollars that were not spent, by what saved them: cache, prompt_cache (the provider's), packing, batch.", "by")  # fmt: skip
 MODEL_CACHED_TOKENS = _counter("hookline_model_cached_tokens_total", "Input tokens that came from the provider's own prompt cache.", "provider", "model")  # fmt: skip
+MODEL_BATCH_QUESTIONS = _gauge("hookline_model_batch_questions", "Questions for a provider's batch, by state: waiting (collected), sent. Told by the process that collects.", "state")  # fmt: skip
+MODEL_BATCHES_OPEN = _gauge("hookline_model_batches_open", "Batches that are not over, by state: claimed, uploaded, running (at the provider). Told by the process that collects.", "state")  # fmt: skip
+MODEL_BATCHES = _counter("hookline_model_batches_total", "Batches by what became of them: created, and then completed, expired, failed or cancelled (by the provider), gone, refused, overdue, empty (nothing left to ask).", "outcome")  # fmt: skip
+MODEL_BATCH_ALONE = _counter("hookline_model_batch_alone_total", "Questions whose batch brought nothing of use and that are asked alone, by why: what became of the batch, ITEM_FAILED, OVERDUE, or what was wrong with the answer (SCHEMA, ...).", "why")  # fmt: skip
 
 # CRM and sinks
 CRM_CALLS = _counter("hookline_crm_calls_total", "Calls to a CRM's API, by outcome.", "crm", "operation", "outcome")

@@ -11,9 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
-
+from infra.redis_wire import RedisAway, Script, Wire
 from infra.telemetry import log
 from ingress.allowances import Allowance
 
@@ -21,7 +19,7 @@ MOST_LOCAL = 10_000
 """Tenants with a bucket in memory; the one that was asked longest ago goes first, and begins full again."""
 
 # KEYS 1 bucket   ARGV 1 rate a second  2 burst  3 changes that want the live lane   Returns how many get it.
-_TAKE = """
+TAKE = Script(b"""
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local rate, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -32,7 +30,7 @@ local granted = math.min(tonumber(ARGV[3]), math.floor(tokens))
 redis.call('HSET', KEYS[1], 'tokens', tokens - granted, 'at', math.max(now, at))
 redis.call('PEXPIRE', KEYS[1], math.ceil(burst * 1000 / rate) + 1000)
 return granted
-"""
+""")
 
 
 class Limits(Protocol):
@@ -74,8 +72,9 @@ class LocalBuckets:
 class SharedBuckets:
     """Buckets in Redis; `local` decides while it is away."""
 
-    def __init__(self, redis: Redis, limits: Limits, local: LocalBuckets) -> None:
-        self._redis = redis
+    def __init__(self, wire: Wire, limits: Limits, local: LocalBuckets) -> None:
+        """`wire` knows the script TAKE; it stays its owner's."""
+        self._wire = wire
         self._limits = limits
         self._local = local
         self._away = False
@@ -85,15 +84,15 @@ class SharedBuckets:
         """See `ingress.translator.Rates`."""
         if not wanted:
             return {}
+        asked = []
+        for tenant, number in wanted.items():
+            limit = self._limits.of(tenant)
+            asked.append(("EVALSHA", TAKE.digest, 1, f"hl:rate:{tenant}", limit.per_second, limit.burst, number))
         try:
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                for tenant, number in wanted.items():
-                    limit = self._limits.of(tenant)
-                    pipeline.eval(_TAKE, 1, f"hl:rate:{tenant}", str(limit.per_second), str(limit.burst), str(number))
-                granted = [int(answer) for answer in await pipeline.execute()]
-        except (RedisError, OSError) as error:
+            granted = [int(answer) for answer in await self._wire.run(*asked)]
+        except RedisAway as away:
             if not self._away:
-                self._log.warning("rates_are_local", error=type(error).__name__)
+                self._log.warning("rates_are_local", error=str(away))
             self._away = True
             return await self._local.take(wanted)
         self._away = False

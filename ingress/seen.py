@@ -10,20 +10,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
-
+from infra.redis_wire import RedisAway, Script, Wire
 from infra.telemetry import log
-from infra.unavailable import Unavailable, as_unavailable
+from infra.unavailable import Unavailable
 
 TTL_SECONDS = 25 * 3_600
 """HubSpot and Salesforce try again for 24 hours."""
 _PAGE = 1_000
 
 # KEYS n marks   ARGV 1 life in seconds  2 to n + 1 their values. One command of many keys costs the client a tenth of many commands.
-_SET = """
+SET = Script(b"""
 for place, key in ipairs(KEYS) do redis.call('SET', key, ARGV[place + 1], 'EX', ARGV[1]) end
-"""
+""")
 
 
 def mark_key(tenant: str, endpoint: str, key: str) -> str:
@@ -35,8 +33,9 @@ def mark_key(tenant: str, endpoint: str, key: str) -> str:
 class SeenMarks:
     """Both methods take any number of keys; up to a thousand make one round trip."""
 
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+    def __init__(self, wire: Wire) -> None:
+        """`wire` knows the script SET; it stays its owner's."""
+        self._wire = wire
         self._log = log("translator")
 
     async def look_up(self, keys: Sequence[str]) -> dict[str, str]:
@@ -45,11 +44,12 @@ class SeenMarks:
         try:
             for start in range(0, len(keys), _PAGE):
                 page = keys[start : start + _PAGE]
-                for key, value in zip(page, await self._redis.mget(page), strict=True):
+                (values,) = await self._wire.run(("MGET", *page))
+                for key, value in zip(page, values, strict=True):
                     if value is not None:
-                        found[key] = value.decode() if isinstance(value, bytes) else value
-        except (RedisError, OSError) as error:
-            raise as_unavailable(error) or Unavailable("redis", why=type(error).__name__) from error
+                        found[key] = value.decode()
+        except RedisAway as away:
+            raise Unavailable("redis", why=str(away)) from away
         return found
 
     async def set(self, marks: Mapping[str, str]) -> None:
@@ -58,8 +58,7 @@ class SeenMarks:
         try:
             for start in range(0, len(items), _PAGE):
                 page = items[start : start + _PAGE]
-                await self._redis.eval(
-                    _SET, len(page), *(key for key, _ in page), str(TTL_SECONDS), *(value for _, value in page)
-                )
-        except (RedisError, OSError) as error:
-            self._log.warning("seen_marks_not_set", error=type(error).__name__, marks=len(items))
+                names, values = [key for key, _ in page], [value for _, value in page]
+                await self._wire.run(("EVALSHA", SET.digest, len(page), *names, TTL_SECONDS, *values))
+        except RedisAway as away:
+            self._log.warning("seen_marks_not_set", error=str(away), marks=len(items))

@@ -224,14 +224,13 @@ class Translator:
         works = [self._begin(one) for one in received]
         try:
             await self._prepared(works)
-            for work in works:
+            for place, work in enumerate(works):
+                if place:
+                    # A batch of large deliveries must not keep the loop from the consumer's heartbeats.
+                    await asyncio.sleep(0)
                 self._translate(work)
-                await asyncio.sleep(
-                    0
-                )  # a batch of large deliveries must not keep the loop from the consumer's heartbeats
             await self._look_again(works)
-            # Both at once: Redis is asked at one moment a batch. What is paid for here and dropped as seen was sent all the same.
-            marks, granted = await asyncio.gather(self._drop_seen(works), self._rates.take(_wanted(works)))
+            marks, granted = await self._ask_redis(works)
             await self._publish(works, dict(granted))
             await self._marks.set(marks)
             self._count(works)
@@ -298,6 +297,20 @@ class Translator:
         if changed:
             for work in doubtful:
                 self._translate(work)
+
+    async def _ask_redis(self, works: Sequence[_Work]) -> tuple[dict[str, str], Mapping[str, int]]:
+        """The marks to set once all is acknowledged, and what may take the live lane; what was seen is taken out.
+
+        Both at once: Redis is asked at one moment a batch. What is paid for here and dropped as seen was sent all the same.
+        """
+        wanted = _wanted(works)
+        if not wanted:
+            return await self._drop_seen(works), {}
+        rates = asyncio.ensure_future(self._rates.take(wanted))
+        try:
+            return await self._drop_seen(works), await rates
+        finally:
+            rates.cancel()
 
     async def _drop_seen(self, works: Sequence[_Work]) -> dict[str, str]:
         """Take out what was seen; returns the marks to set once all is acknowledged."""

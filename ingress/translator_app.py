@@ -7,9 +7,11 @@ import asyncio
 from infra.kafka.pump import Pump
 from infra.kafka.topics import epoch
 from infra.plugins import load
+from infra.redis_wire import Wire
 from infra.role import Parts, Role
 from infra.settings import Settings
 from infra.unavailable import as_unavailable
+from ingress import lanes, seen
 from ingress.allowances import Allowances
 from ingress.hot import HotSpots
 from ingress.lanes import LocalBuckets, SharedBuckets
@@ -40,19 +42,20 @@ class TranslatorRole(Role):
         touches = Touches(self.parts.registry)
         await touches.start()
         self.closing(touches.stop)
-        redis = self.parts.redis
+        wire = Wire(self.parts.redis, [seen.SET, lanes.TAKE])
+        self.closing(wire.close)
         allowances = Allowances(self.parts.engine, self.settings)
         await allowances.refresh()
         self.background(allowances.follow, "allowances")
-        hot = HotSpots(redis)
+        hot = HotSpots(self.parts.redis)
         self.background(hot.run, "hot-spots")
         translator = Translator(
             opener=self.codec,
             out=self.publisher,
             known=self.parts.directory,
             sources=load("ingress.sources", Source),  # type: ignore[type-abstract]  # the protocol is only asked for its members
-            marks=SeenMarks(redis),
-            rates=SharedBuckets(redis, allowances, LocalBuckets(allowances, self._share)),
+            marks=SeenMarks(wire),
+            rates=SharedBuckets(wire, allowances, LocalBuckets(allowances, self._share)),
             hot=hot,
             times=touches,
             epoch=await epoch(self.parts.engine, DELIVERIES),

@@ -14,7 +14,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg.pq import ExecStatus, TransactionStatus
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 from sqlalchemy.util import greenlet_spawn
 
+from infra.database.arrays import read, written
 from infra.database.engine import RECYCLE_SECONDS, hung_up
 from infra.unavailable import Unavailable
 
@@ -80,8 +81,11 @@ class Statements:
         connection, since = await self._connection()
         driver = _driver(connection)
         try:
-            cursor = await driver.execute(statement, given)
-            return await cursor.fetchall() if cursor.description else []
+            text, arrays = read(statement)
+            cursor = await driver.execute(text, written(given, arrays) if arrays else given)
+            # By the answer itself: `description` would make an object of each of its columns.
+            found = cursor.pgresult
+            return await cursor.fetchall() if found is not None and found.status == ExecStatus.TUPLES_OK else []
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             if isinstance(error.__cause__, TimeoutError):
                 # Whatever made this connection fall silent did so to its neighbours: each of them would cost the same wait.

@@ -9,15 +9,18 @@ from faststream.kafka import KafkaBroker
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
 
 from infra.kafka.resets import survive_resets
+from infra.kafka.wire_format import speak_quickly
 from infra.settings import Settings, SettingsError, variable
 
 
 def options(settings: Settings) -> dict[str, Any]:
     """Keyword arguments that aiokafka's producer, consumer and admin client share. Raises SettingsError without an address.
 
-    Whoever asks is about to connect: from here on connections survive resets (`infra.kafka.resets`).
+    Whoever asks is about to connect: from here on connections survive resets (`infra.kafka.resets`), and requests that are made
+    all the time are written quickly (`infra.kafka.wire_format`).
     """
     survive_resets()
+    speak_quickly()
     if not settings.kafka_url:
         raise SettingsError(f"{variable('kafka_url')} is not set: host:port,host:port of the bootstrap servers")
     found: dict[str, Any] = {

@@ -56,14 +56,19 @@ class Downstream:
         pause: Callable[[], None],
         resume: Callable[[], None],
         most_behind: int = MOST_BEHIND,
+        stands: Callable[[], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`most_behind`: messages."""
+        """`most_behind`: messages. `stands()`: how far the lane has come; while that stays as it is, it puts nothing before
+        anybody, and nobody is looked at.
+        """
         self._settings = settings
         self._readers = tuple(readers)
         self._pause = pause
         self._resume = resume
         self._most = most_behind
+        self._stands = stands
+        self._stood: object = None
         self._clock = clock
         self._seen: dict[str, _Seen] = {}
         self._holding = False
@@ -81,11 +86,19 @@ class Downstream:
                     stack.push_async_callback(consumer.stop)
                     await consumer.start()
                     while True:
-                        self.judge(await self._look(admin, consumer))
+                        if self.is_worth_a_look():
+                            self.judge(await self._look(admin, consumer))
                         await asyncio.sleep(LOOK_SECONDS)
             except (KafkaError, OSError) as error:
                 self._log.warning("downstream_not_seen", error=type(error).__name__)
                 await asyncio.sleep(4 * LOOK_SECONDS)
+
+    def is_worth_a_look(self) -> bool:
+        """Whether the lane puts anything before them, or waits for them. Asked once for each look."""
+        if self._stands is None:
+            return True
+        before, self._stood = self._stood, self._stands()
+        return self._holding or before != self._stood
 
     def judge(self, found: dict[Reader, tuple[int, int]]) -> None:
         """Pause or resume by what was seen: reader → (messages behind, sum of what it has committed)."""

@@ -19,6 +19,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from infra import metrics, telemetry
+from infra.kafka.at_once import Fetched, take_at_once
 from infra.kafka.attempt import Again, Attempts, GaveUp, Handler, OnPoison
 from infra.kafka.connection import options
 from infra.kafka.poison import Poison, PoisonLimits, TooMuchPoison
@@ -30,9 +31,14 @@ from infra.unavailable import BrokerUnavailable, Unavailable
 __all__ = ["Handler", "PoisonLimits", "Pump", "TooMuchPoison", "Unavailable"]
 
 POLL_SECONDS = 0.5
-FETCH_WAIT_MS = 200
-COMMIT_EVERY_SECONDS = 0.2
+FETCH_WAIT_MS = 500
+PATIENT_BYTES = 1024 * 1024
+"""Less than this is fetched every FETCH_WAIT_MS only while nobody waits for it."""
+COMMIT_EVERY_SECONDS = 0.5
 """So much finished work at most is done again after a crash; what ends in order commits before it leaves."""
+COMMIT_MANY_EVERY_SECONDS = 0.2
+MANY = 100
+"""Where so many messages or more are finished meanwhile, the shorter time holds: readers seem behind by what is not committed."""
 MAX_BATCH_BYTES = 1024 * 1024
 """A call's messages weigh no more than this and one key's: decoding them must not keep the loop for long."""
 _MEMORY = "memory"
@@ -89,6 +95,9 @@ class Pump:
         self._revoke_timeout = revoke_timeout
         self._session_timeout = session_timeout
         self._build_consumer = consumer
+        self._patient = False
+        self.taken_in = 0
+        """Messages that were fetched since it was built."""
         self._schedule = Schedule(
             max_messages=max_messages or settings.max_in_flight_messages,
             max_bytes=max_bytes or settings.max_in_flight_bytes,
@@ -109,6 +118,8 @@ class Pump:
         self._paused: dict[str, int] = {}
         self._fetching = True
         self._commit_wanted = asyncio.Event()
+        self._uncommitted = 0
+        """Messages that were finished since the last commit began."""
         self._committing = asyncio.Lock()
         self._finished = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -125,6 +136,7 @@ class Pump:
         self._stopped = loop.create_future()
         self._draining = False
         self._consumer = await self._connect(timeout)
+        take_at_once(self._consumer, self._take)
         self._consumer.subscribe(topics=list(self._topics), listener=_Listener(self))
         self._spawn(self._poll(), "poll")
         self._spawn(self._commit_loop(), "commit")
@@ -173,6 +185,16 @@ class Pump:
             metrics.PAUSED.labels(self._group, part).set(0)
         self._apply_pauses()
         self._kick()
+
+    def be_patient(self, patient: bool) -> None:
+        """Whether nobody waits for what comes: then it is fetched seldom and much at once, and what is under way ends by itself.
+        Everything else stays as it is. May be called at any time, and again.
+        """
+        self._patient = patient
+        fetcher = getattr(self._consumer, "_fetcher", None)
+        if fetcher is not None:
+            # aiokafka has no way to say so later; each of its requests reads it anew.
+            fetcher._fetch_min_bytes = PATIENT_BYTES if patient else 1  # noqa: SLF001 -- as above
 
     def laid_aside(self, raw: Raw, why: str) -> None:
         """Count a message that a handler itself laid aside against the limits; stops the pump when they are too many."""
@@ -260,7 +282,7 @@ class Pump:
                 # Above the longest that a join may take; aiokafka's 40 s would be the stall after a lost answer.
                 request_timeout_ms=int((self._revoke_timeout + self._session_timeout + 5.0) * 1000),
                 fetch_max_wait_ms=FETCH_WAIT_MS,
-                fetch_min_bytes=1,
+                fetch_min_bytes=PATIENT_BYTES if self._patient else 1,
                 fetch_max_bytes=min(50 * 1024 * 1024, max(1024 * 1024, self._max_bytes // 2)),
                 metadata_max_age_ms=60_000,
             )
@@ -290,19 +312,28 @@ class Pump:
                 self._log.warning("poll_failed", error=type(error).__name__)
                 await asyncio.sleep(POLL_SECONDS)
                 continue
-            now = time.monotonic()
             self._look_after_fetcher()
+            # No await between getmany's return and here: a revoke cannot come in between.
+            self._take(fetched)
+            now = time.monotonic()
+            if now - reported > 1.0:
+                reported = now
+                self._report()
+
+    def _take(self, fetched: Fetched) -> None:
+        """Take in what was fetched, in the turn of the loop in which the consumer handed it out."""
+        try:
             if fetched and not self._draining:
-                # No await between getmany's return and here: a revoke cannot come in between.
+                now = time.monotonic()
                 for records in fetched.values():
+                    self.taken_in += len(records)
                     for record in records:
                         self._schedule.arrive(record, now)
                 self._kick()
             if self._fetching and self._schedule.full and _MEMORY not in self._paused:
                 self._hold_fetching()
-            if now - reported > 1.0:
-                reported = now
-                self._report()
+        except Exception as error:  # noqa: BLE001 -- aiokafka, which may be calling, must not learn of a bug of ours by falling silent
+            self._fail(error)
 
     def _look_after_fetcher(self) -> None:
         """Aiokafka's consumer stays in its group, and its `getmany` answers nothing, when the task that fetches has ended."""
@@ -371,6 +402,7 @@ class Pump:
             self._workers.pop(batch, None)
             if again is not None:
                 self._schedule.finish(batch, now, again)
+                self._uncommitted += len(batch.messages)
                 self._commit_wanted.set()
             else:
                 self._schedule.abandon(batch, now)
@@ -385,9 +417,12 @@ class Pump:
         while True:
             await self._commit_wanted.wait()
             self._commit_wanted.clear()
+            self._uncommitted = 0
             await self._commit()
             # The first batch after a rest is committed at once; under load one commit then speaks for many batches.
-            await asyncio.sleep(COMMIT_EVERY_SECONDS)
+            await asyncio.sleep(COMMIT_MANY_EVERY_SECONDS)
+            if self._uncommitted < MANY:
+                await asyncio.sleep(COMMIT_EVERY_SECONDS - COMMIT_MANY_EVERY_SECONDS)
 
     async def _commit(self) -> None:
         """Commit what may be; whatever goes wrong is logged and left for the next time: at worst it is handled again."""

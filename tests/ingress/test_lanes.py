@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from redis.exceptions import ConnectionError as RedisConnectionError
 
+from infra.redis_wire import RedisAway
 from ingress.allowances import Allowance
 from ingress.lanes import MOST_LOCAL, LocalBuckets, SharedBuckets
 
@@ -25,27 +25,15 @@ class Clock:
         return self.now
 
 
-class AwayRedis:
-    """A client whose server does not answer until `back`."""
+class AwayWire:
+    """A connection whose server does not answer until `back`; then it grants what is wanted."""
 
     back = False
 
-    def pipeline(self, transaction=True):
-        return self
-
-    async def __aenter__(self):
-        return self
-
-    async def __aexit__(self, *_):
-        return None
-
-    def eval(self, *args):
-        self.wanted = int(args[-1])
-
-    async def execute(self):
+    async def run(self, *commands):
         if not self.back:
-            raise RedisConnectionError
-        return [self.wanted]
+            raise RedisAway("Redis does not answer")
+        return [command[-1] for command in commands]
 
 
 def buckets(share=1.0, **limits):
@@ -92,11 +80,11 @@ async def test_all_replicas_together_never_grant_more_than_the_rate(asks, weight
 
 
 async def test_redis_away_means_a_share_and_redis_back_means_the_shared_bucket():
-    redis = AwayRedis()
+    wire = AwayWire()
     local, _ = buckets(share=0.5)
-    shared = SharedBuckets(redis, Limits(), local)
+    shared = SharedBuckets(wire, Limits(), local)
     assert await shared.take({"a": 80}) == {"a": 25}
-    redis.back = True
+    wire.back = True
     assert await shared.take({"a": 80}) == {"a": 80}
 
 

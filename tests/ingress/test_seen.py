@@ -7,8 +7,9 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from infra.redis_wire import Wire
 from infra.unavailable import Unavailable
-from ingress.seen import SeenMarks
+from ingress.seen import SET, SeenMarks
 
 
 def nowhere() -> Redis:
@@ -17,14 +18,14 @@ def nowhere() -> Redis:
 
 
 async def test_looking_up_without_redis_pauses_the_translator():
-    client = nowhere()
+    wire = Wire(nowhere(), [SET])
     with pytest.raises(Unavailable) as caught:
-        await SeenMarks(client).look_up(["a"])
+        await SeenMarks(wire).look_up(["a"])
     assert caught.value.part == "redis"
-    await client.aclose()
+    await wire.close()
 
 
 async def test_setting_without_redis_never_undoes_what_is_published():
-    client = nowhere()
-    await SeenMarks(client).set({"a": "1/0/1"})
-    await client.aclose()
+    wire = Wire(nowhere(), [SET])
+    await SeenMarks(wire).set({"a": "1/0/1"})
+    await wire.close()

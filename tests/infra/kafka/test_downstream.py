@@ -64,3 +64,18 @@ def test_a_vital_reader_that_stands_still_is_waited_for():
 
 def test_the_sinks_groups_are_called_as_the_sinks_call_them():
     assert SINK_GROUP.format("hubspot") == group_of("hubspot")
+
+
+def test_a_lane_that_stands_still_looks_at_nobody_unless_it_holds():
+    """INVARIANT: a lane that waits goes on when those behind it have caught up. If it fails, an import stops for ever."""
+    stands = [(0, 0)]
+    downstream = Downstream(
+        Settings(_env_file=None), [ANALYST], pause=lambda: None, resume=lambda: None, stands=lambda: stands[0]
+    )
+    assert [downstream.is_worth_a_look() for _ in range(3)] == [True, False, False]
+    for stands[0] in [(5, 5), (5, 2), (9, 0)]:
+        assert downstream.is_worth_a_look()
+    downstream.judge({ANALYST: (MOST_BEHIND + 1, 1)})
+    assert all(downstream.is_worth_a_look() for _ in range(3))
+    downstream.judge({ANALYST: (0, 2_000)})
+    assert not downstream.is_worth_a_look()

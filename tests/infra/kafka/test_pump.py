@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from aiokafka import TopicPartition
 
-from infra.kafka.pump import FetcherEndedError, PoisonLimits, Pump, TooMuchPoison, Unavailable
+from infra.kafka.pump import MANY, PATIENT_BYTES, FetcherEndedError, PoisonLimits, Pump, TooMuchPoison, Unavailable
 from infra.settings import Settings, SettingsError
 from infra.unavailable import BrokerUnavailable
 from tests.infra.kafka.consumer import FakeConsumer
@@ -227,6 +227,66 @@ async def test_batches_that_finish_during_a_commit_share_the_next_one() -> None:
         consumer.commit_gate.set()
         await until(lambda: consumer.committed == {ONE: 51})
     assert consumer.commits == [{ONE: 1}, {ONE: 51}]
+
+
+async def test_a_few_finished_messages_wait_longer_for_their_commit_than_many(monkeypatch) -> None:
+    monkeypatch.setattr("infra.kafka.pump.COMMIT_MANY_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr("infra.kafka.pump.COMMIT_EVERY_SECONDS", 60.0)
+    consumer, seen = FakeConsumer(1), []
+
+    async def handler(raws) -> None:
+        seen.extend(raw.offset for raw in raws)
+
+    consumer.commit_gate.clear()
+    consumer.append(0, b"a")
+    async with pumping(consumer, handler):
+        await consumer.commit_started.wait()
+        consumer.append(0, *[b"%d" % number for number in range(MANY)])
+        await until(lambda: len(seen) == MANY + 1)
+        consumer.commit_gate.set()
+        await until(lambda: consumer.committed == {ONE: 1 + MANY})
+        consumer.append(0, b"b")
+        await until(lambda: len(seen) == MANY + 2)
+    assert consumer.commits == [{ONE: 1}, {ONE: 1 + MANY}, {ONE: 2 + MANY}], "the last one when the pump ends"
+
+
+async def test_a_bug_in_taking_in_stops_the_pump_instead_of_the_consumers_fetches() -> None:
+    consumer = FakeConsumer(1)
+
+    async def handler(raws) -> None:
+        raise AssertionError("never called")
+
+    def broken(raw) -> bytes:
+        raise ValueError(raw.offset)
+
+    async with pumping(consumer, handler, key_of=broken) as pump:
+        consumer.append(0, b"a")
+        with pytest.raises(ValueError, match="0"):
+            await pump.wait()
+
+
+async def test_a_patient_pump_fetches_much_at_once_and_a_hurried_one_whatever_is_there() -> None:
+    given: dict = {}
+    consumer = FakeConsumer(1)
+    consumer._fetcher = SimpleNamespace(_fetch_min_bytes=None)
+
+    def build(**options):
+        given.update(options)
+        return consumer
+
+    async def handler(raws) -> None:
+        return None
+
+    settings = Settings(kafka_url="127.0.0.1:1", _env_file=None)
+    pump = Pump(settings, topics=["t"], group="g", handler=handler, on_poison=handler, consumer=build)
+    pump.be_patient(True)
+    await pump.start()
+    assert given["fetch_min_bytes"] == PATIENT_BYTES
+    pump.be_patient(False)
+    assert consumer._fetcher._fetch_min_bytes == 1
+    pump.be_patient(True)
+    assert consumer._fetcher._fetch_min_bytes == PATIENT_BYTES
+    await pump.drain(2)
 
 
 async def test_draining_finishes_what_is_in_work_and_drops_what_waits() -> None:
