@@ -225,6 +225,9 @@ class Wire:
     async def run(self, *commands: Command) -> list[Any]:
         """Each command's answer, in order; raises RedisAway, also for an answer that is an error."""
         await self.ready()
+        if len(commands) == 1:
+            # Nearly always: without a gathering of one, which costs another turn of the loop.
+            return [await self.evaluate(pack(commands[0]))]
         answers = await asyncio.gather(*(self.send(pack(command)) for command in commands), return_exceptions=True)
         if any(isinstance(each, RedisError) and str(each).startswith("NOSCRIPT") for each in answers):
             await self.load()

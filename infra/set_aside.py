@@ -35,11 +35,13 @@ class Aside:
     """A name, such as `TOKEN_REVOKED`; never content."""
     retry_after: float | None = None
     """Seconds until the other side said that trying makes sense; without it the delay grows with each attempt."""
+    counts: bool = True
+    """Whether it is an attempt that failed; waiting for what is under way is none."""
 
     @classmethod
-    def until(cls, ref: RecordRef, stage: str, cause: str, at: datetime) -> Aside:
+    def until(cls, ref: RecordRef, stage: str, cause: str, at: datetime, *, counts: bool = True) -> Aside:
         """Set aside until a moment, such as a quota's reset."""
-        return cls(ref, stage, cause, max(1.0, (at - datetime.now(UTC)).total_seconds()))
+        return cls(ref, stage, cause, max(1.0, (at - datetime.now(UTC)).total_seconds()), counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +68,8 @@ class SetAsideStore(Protocol):
 # before a quota is back, and not everybody in the same second.
 _PUT = text(
     f"""
-    INSERT INTO set_aside AS s (tenant, account, object, record_id, stage, cause, due_at)
-    SELECT w.tenant, w.account, w.object, w.record_id, w.stage, w.cause,
+    INSERT INTO set_aside AS s (tenant, account, object, record_id, stage, cause, attempts, due_at)
+    SELECT w.tenant, w.account, w.object, w.record_id, w.stage, w.cause, w.counts + coalesce(o.attempts, 0),
            now() + make_interval(secs => CASE
              WHEN w.given IS NOT NULL THEN w.given + least(60.0, 0.1 * w.given) * random()
              ELSE least({LONGEST_DELAY_SECONDS}, {FIRST_DELAY_SECONDS} * power(2.0, least(coalesce(o.attempts, 0), 20)))
@@ -75,12 +77,12 @@ _PUT = text(
            END)
     FROM unnest(
       CAST(:tenants AS text[]), CAST(:accounts AS text[]), CAST(:objects AS text[]), CAST(:ids AS text[]),
-      CAST(:stages AS text[]), CAST(:causes AS text[]), CAST(:delays AS float8[])
-    ) AS w (tenant, account, object, record_id, stage, cause, given)
+      CAST(:stages AS text[]), CAST(:causes AS text[]), CAST(:delays AS float8[]), CAST(:counts AS int[])
+    ) AS w (tenant, account, object, record_id, stage, cause, given, counts)
     LEFT JOIN set_aside o USING (tenant, account, object, record_id, stage)
     ORDER BY w.tenant, w.account, w.object, w.record_id, w.stage
     ON CONFLICT (tenant, account, object, record_id, stage) DO UPDATE SET
-      cause = EXCLUDED.cause, due_at = EXCLUDED.due_at, attempts = s.attempts + 1, emitted_at = NULL
+      cause = EXCLUDED.cause, due_at = EXCLUDED.due_at, attempts = EXCLUDED.attempts, emitted_at = NULL
     """  # noqa: S608 -- made of constants
 )
 _DUE = text(
@@ -134,6 +136,7 @@ class SetAside:
                     "stages": [row.stage for row in wanted],
                     "causes": [row.cause for row in wanted],
                     "delays": [row.retry_after for row in wanted],
+                    "counts": [int(row.counts) for row in wanted],
                 },
             )
 

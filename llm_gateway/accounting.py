@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from prometheus_client import Counter
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from infra import metrics
 from infra.database.tables import llm_usage
@@ -61,6 +61,8 @@ class _Sums:
     prompt_cache_saved_usd: float = 0.0
     packed: int = 0
     packed_saved_usd: float = 0.0
+    batched: int = 0
+    batch_saved_usd: float = 0.0
 
     def add(self, other: _Sums) -> None:
         # Written out: with every answer, twice.
@@ -76,6 +78,8 @@ class _Sums:
         self.prompt_cache_saved_usd += other.prompt_cache_saved_usd
         self.packed += other.packed
         self.packed_saved_usd += other.packed_saved_usd
+        self.batched += other.batched
+        self.batch_saved_usd += other.batch_saved_usd
 
 
 _SUMS = tuple(each.name for each in fields(_Sums))
@@ -145,24 +149,10 @@ class Ledger:
 
     def call(self, question: Question, usage: Usage, *, day: str, repair: bool = False) -> None:
         """One answer of a provider; `day` (since 1970; '' for today) is that of its reservation."""
-        on = _on(day)
-        sums = _Sums(
-            1, 0, usage.input_tokens, usage.output_tokens, usage.cost_usd, usage.cached_input_tokens, usage.attempts,
-            usage.seconds, 0.0, usage.saved_usd, usage.packed, usage.packed_saved_usd,
-        )  # fmt: skip
-        self._add(_Row(on, question.tenant, question.user, question.analysis, usage.model, question.version), sums)
+        self._add(_row(question, usage, day), _sums(usage))
         self._by_analysis[question.analysis] += 1
         self._repairs += repair
-        shown = _shown(question.line.provider, usage.model)
-        shown.miss.inc()
-        shown.input.inc(usage.input_tokens)
-        shown.output.inc(usage.output_tokens)
-        shown.cost.inc(usage.cost_usd)
-        if usage.cached_input_tokens:
-            shown.cached.inc(usage.cached_input_tokens)
-            metrics.MODEL_SAVED.labels("prompt_cache").inc(usage.saved_usd)
-        if usage.packed:
-            metrics.MODEL_SAVED.labels("packing").inc(usage.packed_saved_usd)
+        show(question.line.provider, usage)
 
     def settled(self, question: Question, usage: Usage, *, day: str, generation: str) -> None:
         """Redis has counted that answer, in this generation of its state; it is confirmed when Postgres holds it."""
@@ -178,6 +168,11 @@ class Ledger:
         _hits().inc()
         if saved_usd:
             metrics.MODEL_SAVED.labels("cache").inc(saved_usd)
+
+    def took(self, analysis: str, usage: Usage) -> None:
+        """An answer that a batch brought: in Postgres already, so in this process' own count alone."""
+        self._total.add(_sums(usage))
+        self._by_analysis[analysis] += 1
 
     def stats(self) -> Stats:
         """What was counted since the start."""
@@ -253,17 +248,7 @@ class Ledger:
             return
         try:
             async with self._engine.begin() as connection:
-                # Sorted, so that two replicas that add to the same rows do not lock each other out.
-                await connection.execute(
-                    _ADD,
-                    [
-                        {
-                            **row._asdict(),
-                            **{name: getattr(sums, name) for name in _SUMS},
-                        }
-                        for row, sums in sorted(rows.items(), key=lambda item: item[0])
-                    ],
-                )
+                await connection.execute(_ADD, _values(rows))
         except BaseException:
             for row, sums in rows.items():
                 self._rows[row].add(sums)
@@ -286,6 +271,33 @@ class Ledger:
         return True
 
 
+async def add(connection: AsyncConnection, answers: Sequence[tuple[Question, Usage, str]]) -> None:
+    """Answers (question, what it took, day of its reservation) into Postgres at once, in the caller's transaction: what is written
+    beside them there is accounted exactly once. Raises SQLAlchemyError.
+    """
+    rows: defaultdict[_Row, _Sums] = defaultdict(_Sums)
+    for question, usage, day in answers:
+        rows[_row(question, usage, day)].add(_sums(usage))
+    if rows:
+        await connection.execute(_ADD, _values(rows))
+
+
+def show(provider: str, usage: Usage) -> None:
+    """One answer in the metrics."""
+    shown = _shown(provider, usage.model)
+    shown.miss.inc()
+    shown.input.inc(usage.input_tokens)
+    shown.output.inc(usage.output_tokens)
+    shown.cost.inc(usage.cost_usd)
+    if usage.cached_input_tokens:
+        shown.cached.inc(usage.cached_input_tokens)
+        metrics.MODEL_SAVED.labels("prompt_cache").inc(usage.saved_usd)
+    if usage.packed:
+        metrics.MODEL_SAVED.labels("packing").inc(usage.packed_saved_usd)
+    if usage.batched:
+        metrics.MODEL_SAVED.labels("batch").inc(usage.batch_saved_usd)
+
+
 async def _nobody(counted: _Counted) -> None:
     """Nobody is told."""
 
@@ -299,6 +311,25 @@ def _upsert() -> sa.sql.dml.Insert:
 
 
 _ADD = _upsert()
+
+
+def _row(question: Question, usage: Usage, day: str) -> _Row:
+    return _Row(_on(day), question.tenant, question.user, question.analysis, usage.model, question.version)
+
+
+def _sums(usage: Usage) -> _Sums:
+    return _Sums(
+        1, 0, usage.input_tokens, usage.output_tokens, usage.cost_usd, usage.cached_input_tokens, usage.attempts,
+        usage.seconds, 0.0, usage.saved_usd, usage.packed, usage.packed_saved_usd, usage.batched, usage.batch_saved_usd,
+    )  # fmt: skip
+
+
+def _values(rows: Mapping[_Row, _Sums]) -> list[dict[str, Any]]:
+    # Sorted, so that two replicas that add to the same rows do not lock each other out.
+    return [
+        {**row._asdict(), **{name: getattr(sums, name) for name in _SUMS}}
+        for row, sums in sorted(rows.items(), key=lambda item: item[0])
+    ]
 
 
 def _on(day: str) -> date:
@@ -345,4 +376,5 @@ def _shown(provider: str, model: str) -> _Shown:
 
 @lru_cache(maxsize=1)
 def _hits() -> Counter:
-    return metrics.MODEL_CACHE.labels("hit")
+    shown: Counter = metrics.MODEL_CACHE.labels("hit")
+    return shown

@@ -111,9 +111,10 @@ class Core:
 
     # before
 
-    async def enter(self, question: Question, deadline: float) -> Hit | Grant:
+    async def enter(self, question: Question, deadline: float, *, hold_seconds: float = 0.0) -> Hit | Grant:
         """The answer, or the right to ask now; waits for the answer of another replica that is asking the same, or for its
-        turn, for at most WAITING_SHARE of the time until `deadline` (a moment of the loop's clock).
+        turn, for at most WAITING_SHARE of the time until `deadline` (a moment of the loop's clock). What it reserves lives
+        `hold_seconds` longer: for a question whose answer comes later, by another process perhaps.
 
         Raises QuotaSpent, RateLimited (no turn in time; told at once where that is known), ModelUnavailable; and what another
         replica's question ended with, if that was not its own affair. May be called again after any error.
@@ -122,7 +123,7 @@ class Core:
         for _ in range(8):
             left = max(0.0, deadline - loop.time())
             try:
-                held = await self._admitted(question, deadline, left)
+                held = await self._admitted(question, deadline, left, hold_seconds=hold_seconds)
             except RedisAway as away:
                 return await self._enter_alone(question, left, away)
             if held is not None:
@@ -208,7 +209,7 @@ class Core:
     # one trip
 
     async def _admitted(  # noqa: C901 -- one branch a verdict of the script
-        self, question: Question, deadline: float, left: float, *, quotas: bool = True
+        self, question: Question, deadline: float, left: float, *, quotas: bool = True, hold_seconds: float = 0.0
     ) -> Hit | Grant | None:
         """None: ask once more."""
         if not self._wire.there:
@@ -219,7 +220,7 @@ class Core:
         id_ = f"{self.replica}:{self._number}"
         name = question.digest.hex() if question.digest is not None else ""
         patience = left * WAITING_SHARE
-        packed = self._trips.admit(question, id_, name, patience, left, quotas=quotas)
+        packed = self._trips.admit(question, id_, name, patience, left + hold_seconds, quotas=quotas)
         self._turns.expect(id_)
         follow = self._following.follow(name) if name else None
         try:

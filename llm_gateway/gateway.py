@@ -9,6 +9,7 @@ word of question or answer. What was reserved and not used comes back, whatever 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, cast
 
@@ -19,10 +20,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from infra import metrics
 from infra.settings import Settings
 from infra.telemetry import log
+from infra.unavailable import Unavailable
 from llm_gateway import cache, routing
 from llm_gateway.accounting import Ledger, Stats
 from llm_gateway.asking import able, added, cause_of, is_ours, part_of
 from llm_gateway.attempts import Attempts
+from llm_gateway.batch.waiting import Waiting
 from llm_gateway.cache import Entry
 from llm_gateway.core import Core
 from llm_gateway.metered import Asked, Metered
@@ -39,8 +42,9 @@ from llm_gateway.prompt import (
     Prompt,
     RateLimited,
     T,
+    WaitsForBatch,
 )
-from llm_gateway.providers.provider import Completed, Message, Provider
+from llm_gateway.providers.provider import BatchProvider, Completed, Message, Provider
 from llm_gateway.question import Hit, Question
 from llm_gateway.shape import shape_of
 from llm_gateway.single_flight import SingleFlight
@@ -79,11 +83,17 @@ class Gateway:
             seconds=settings.pack_seconds, most_items=settings.pack_items, most_tokens=settings.pack_tokens
         )
         self._flights: SingleFlight[Answer[Any]] = SingleFlight(_own_affair)
+        self._waiting = Waiting(settings, engine, redis, self.core)
 
     @property
     def model(self) -> str:
         """The model that is asked where no rule says otherwise, and the last one of a cascade."""
         return self._routing.main.model
+
+    def batch_providers(self) -> list[BatchProvider]:
+        """Those of its providers that take batches: for the collector."""
+        found = {id(route.provider): route.provider for route in self._doors}
+        return [each for each in found.values() if isinstance(each, BatchProvider)]
 
     def stats(self) -> Stats:
         """What this process asked since it started."""
@@ -93,6 +103,7 @@ class Gateway:
         """Begin to write the accounts; needs no server to be there."""
         self._ledger.start()
         await self.policies.start()
+        await self._waiting.start()
 
     async def stop(self) -> None:
         """Drop what is under way, settle it, write the accounts, close the provider. Redis and engine stay their owner's."""
@@ -110,15 +121,51 @@ class Gateway:
         """The answer; waits at most `deadline_seconds` (by default `model_timeout_seconds`), retries and waiting for
         the turn included. Asking twice costs once, while the answer is kept; `refresh` asks anew and keeps that answer.
 
-        Raises QuotaSpent (RateLimited), ModelUnavailable, OutputInvalid, InputRefused.
+        Raises QuotaSpent (RateLimited), ModelUnavailable, OutputInvalid, InputRefused, and WaitsForBatch for a question of the bulk
+        lane that stands in a provider's batch, or may be put into one (`Caller.can_wait`).
         """
         seconds = max(_LEAST_DEADLINE_SECONDS, self._seconds if deadline_seconds is None else deadline_seconds)
         deadline = asyncio.get_running_loop().time() + seconds
         try:
             return await self._routed(prompt, caller, self._traits(prompt, caller), deadline, refresh=refresh)
+        except WaitsForBatch:
+            raise
         except GatewayError as error:
             metrics.MODEL_WITHHELD.labels(caller.analysis, cause_of(error)).inc()
             raise
+
+    async def later(self, prompt: Prompt[T], caller: Caller, *, deadline_seconds: float | None = None) -> bool:
+        """Put the question into a provider's batch, if it may wait and has no answer yet: True while it waits there. No model is asked.
+
+        Raises QuotaSpent, ModelUnavailable, InputRefused. Calling it twice puts it there once.
+        """
+        seconds = max(_LEAST_DEADLINE_SECONDS, self._seconds if deadline_seconds is None else deadline_seconds)
+        deadline = asyncio.get_running_loop().time() + seconds
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._put(prompt, caller, deadline)
+        except WaitsForBatch:
+            return True
+        except TimeoutError:
+            raise ModelUnavailable("TIMEOUT", f"{prompt.name} found no place to wait within {seconds:.3g} s") from None
+
+    async def _put(self, prompt: Prompt[T], caller: Caller, deadline: float) -> bool:
+        """Raises WaitsForBatch; returns False when an answer will be taken, or has to be asked for."""
+        judge = prompt.judge
+        for tier in self._routing.plan(self._traits(prompt, caller), judged=judge is not None):
+            door = self._doors[able(tier, self.core.breakers.allows)[0]]
+            if not self._waiting.concerns(door, caller):
+                return False
+            shape = shape_of(prompt.answer)
+            digest = cache.question(prompt, caller, provider=door.provider, model=door.route.model, shape=shape)
+            found = await self._waiting.answer(door, prompt, caller, digest, deadline)
+            if found is None:
+                return False
+            with suppress(InvalidOutput):
+                value = read(found[1].completed, prompt.answer)
+                if judge is None or self._routing.accepts(judge(value)):
+                    return False
+        return False
 
     def models_for(self, prompt: Prompt[T], caller: Caller) -> tuple[str, ...]:
         """The models that this question goes to, one tier after the other until an answer may be taken. Asks nobody."""
@@ -151,6 +198,9 @@ class Gateway:
                 metrics.MODEL_CASCADES.labels(prompt.name, "unanswered").inc()
                 continue
             spent = added(spent, answer.usage)
+            # What could wait for the small model can wait for the large one.
+            if answer.batched and not caller.asker:
+                caller = replace(caller, can_wait="yes")
             if self._routing.accepts(judge(answer.value)):
                 metrics.MODEL_CASCADES.labels(prompt.name, "accepted").inc()
                 return replace(answer, usage=spent.model_copy(update={"cached": answer.cached}))
@@ -207,6 +257,10 @@ class Gateway:
     async def _answer(
         self, door: Metered, prompt: Prompt[T], caller: Caller, digest: bytes, deadline: float, *, refresh: bool
     ) -> Answer[T]:
+        if not refresh and self._waiting.concerns(door, caller):
+            brought = await self._brought(door, prompt, caller, digest, deadline)
+            if brought is not None:
+                return brought
         turns = door.turns(prompt)
         ttl = self._ttl if prompt.cache_ttl_seconds is None else prompt.cache_ttl_seconds
         question = door.question(prompt, caller, turns, digest=digest, ttl=ttl, refresh=refresh)
@@ -231,6 +285,23 @@ class Gateway:
             return await self._repaired(door, prompt, caller, question, deadline, first=invalid, spent=_spent(asked))
         door.settle(question, held, asked, sealed=self._sealed(door, question, asked, value))
         return self._answered(door, prompt, asked, value, _spent(asked))
+
+    async def _brought(
+        self, door: Metered, prompt: Prompt[T], caller: Caller, digest: bytes, deadline: float
+    ) -> Answer[T] | None:
+        """What a batch brought, read as any answer; None: it is asked now. It was settled when the batch was read."""
+        found = await self._waiting.answer(door, prompt, caller, digest, deadline)
+        if found is None:
+            return None
+        id_, asked = found
+        try:
+            value = _read(asked.completed, prompt)
+        except InvalidOutput as invalid:
+            with suppress(Unavailable):
+                await self._waiting.no_use(id_, invalid.outcome)
+            return None
+        self._ledger.took(caller.analysis, asked.usage)
+        return replace(self._answered(door, prompt, asked, value, _spent(asked)), batched=True)
 
     async def _repaired(
         self,
@@ -309,5 +380,7 @@ def _read(completed: Completed, prompt: Prompt[T]) -> T:
 
 
 def _own_affair(error: BaseException) -> bool:
-    """Failures that come of one caller's deadline: another's may be longer."""
-    return isinstance(error, RateLimited) or (isinstance(error, ModelUnavailable) and error.cause == "TIMEOUT")
+    """Failures that come of one caller's deadline or lane: another's may be longer, and a live one waits for no batch."""
+    return isinstance(error, RateLimited | WaitsForBatch) or (
+        isinstance(error, ModelUnavailable) and error.cause == "TIMEOUT"
+    )

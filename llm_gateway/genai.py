@@ -144,4 +144,5 @@ def _tokens(provider: str, model: str, answered: str) -> tuple[Histogram, Histog
 
 @lru_cache(maxsize=1_024)
 def _first_chunk(provider: str, model: str) -> Histogram:
-    return metrics.GENAI_FIRST_CHUNK.labels("chat", provider, model)
+    shown: Histogram = metrics.GENAI_FIRST_CHUNK.labels("chat", provider, model)
+    return shown

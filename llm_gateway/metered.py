@@ -19,7 +19,7 @@ from llm_gateway.core import Core
 from llm_gateway.models import Structured, estimated_tokens, facts_of
 from llm_gateway.policy import nano
 from llm_gateway.prompt import Caller, InputRefused, Prompt, T
-from llm_gateway.providers.provider import Completed, Headroom
+from llm_gateway.providers.provider import Completed, Completion, Headroom
 from llm_gateway.question import Grant, Hit, Line, Question, Usage
 from llm_gateway.routing import Route
 
@@ -61,6 +61,11 @@ class Metered:
         return self._route.provider.name
 
     @property
+    def line(self) -> Line:
+        """Where its questions queue."""
+        return self._line
+
+    @property
     def structured(self) -> Structured:
         """How the model is told what its answer must look like."""
         return self._facts.structured
@@ -68,6 +73,10 @@ class Metered:
     def turns(self, prompt: Prompt[T]) -> Turns:
         """The question as the model is told it."""
         return turns_of(prompt, self._facts)
+
+    def completion(self, prompt: Prompt[Any], turns: Turns) -> Completion:
+        """The question as the provider is told it, without a time limit."""
+        return completion_of(prompt, turns, self._route.model, self._facts, 0.0)
 
     def question(
         self,
@@ -123,7 +132,7 @@ class Metered:
 
     async def ask_unsettled(self, prompt: Prompt[T], turns: Turns, grant: Grant, deadline: float) -> Asked:
         """The same, and the grant stays with the caller, whatever is raised: several may share the call."""
-        first = completion_of(prompt, turns, self._route.model, self._facts, 0.0)
+        first = self.completion(prompt, turns)
         clock = asyncio.get_running_loop().time
         began = clock()
         completed, attempts = await self._attempts.complete(

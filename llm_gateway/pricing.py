@@ -20,6 +20,8 @@ from llm_gateway.question import Usage
 
 PRICE_LIST = f"genai-prices {version('genai-prices')}"
 """The list that costs are computed from; which prices hold on which day stands in it."""
+BATCH_PRICE = 0.5
+"""Of the list price, for a question in a batch: https://console.groq.com/docs/batch."""
 _FREE = frozenset({"offline"})
 
 
@@ -56,6 +58,23 @@ def usage_of(provider: str, completed: Completed, attempts: int, seconds: float)
         saved_usd(provider, completed),
         seconds,
         attempts,
+    )
+
+
+def batch_usage(provider: str, completed: Completed) -> Usage:
+    """What an answer from a batch took: half the list price, whatever the provider had in its prompt cache (that both savings
+    add up is said nowhere; in doubt too much is counted).
+    """
+    full = most_usd(provider, completed.model, completed.input_tokens, completed.output_tokens)
+    cost = full * BATCH_PRICE
+    return Usage(
+        completed.model,
+        completed.input_tokens,
+        completed.output_tokens,
+        completed.cached_input_tokens,
+        cost_usd=cost,
+        batched=1,
+        batch_saved_usd=full - cost,
     )
 
 

@@ -20,6 +20,9 @@ T = TypeVar("T", bound=BaseModel)
 Lane = Literal["interactive", "live", "bulk"]
 """Who is served first when there is not enough for all: a waiting person, live traffic, replays and backfills."""
 
+CanWait = Literal["no", "if_there", "yes"]
+"""Somebody waits for the answer; nobody does, and what stands in a batch is waited for; it may be put into one as well."""
+
 Outcome = Literal["EMPTY", "PROSE", "TRUNCATED", "SCHEMA", "REFUSED"]
 """Why an answer is of no use: nothing in it; no JSON object; cut off; the wrong shape or value; the model declined."""
 
@@ -89,6 +92,12 @@ class Caller:
     key: DataKey = field(repr=False)
     """The record's data key: seals the cached answer, which is gone when the key is destroyed."""
     lane: Lane = "live"
+    can_wait: CanWait = "no"
+    """Whether it may be answered by a provider's batch, within a day; on the bulk lane alone."""
+    reads: bytes = field(default=b"", repr=False)
+    """A keyed hash of what the analysis reads of the record: the same while its answer still holds. Names a question that waits."""
+    asker: str = ""
+    """Who takes back questions that wait: a replay (its id); '' for the analyst, to whom a record comes again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +112,8 @@ class Answer(Generic[T]):
     """What this call cost: a cached answer cost nothing."""
     cached: bool
     prompt_version: str
+    batched: bool = False
+    """It was brought by a provider's batch."""
 
 
 class GatewayError(Exception):
@@ -122,6 +133,18 @@ class QuotaSpent(GatewayError):  # noqa: N818 -- reads as what happened
 
 class RateLimited(QuotaSpent):
     """The tenant's rate leaves no room before the caller's deadline."""
+
+
+class WaitsForBatch(GatewayError):  # noqa: N818 -- reads as what happened
+    """The question stands in a provider's batch, or will: set the record aside. It is told when the batch is over, and by `due_at`
+    the question is asked alone. No fault, and no attempt.
+    """
+
+    def __init__(self, prompt: str, due_at: datetime) -> None:
+        super().__init__(
+            f"{prompt} waits for the provider's batch, until {due_at.isoformat(timespec='seconds')} at the latest"
+        )
+        self.due_at = due_at
 
 
 class ModelUnavailable(GatewayError):  # noqa: N818 -- reads as what happened

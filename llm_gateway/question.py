@@ -111,6 +111,10 @@ class Usage:
     """Questions that this call answered besides the first (they shared a prompt)."""
     packed_saved_usd: float = 0.0
     """What packing saved, by the packer's own count."""
+    batched: int = 0
+    """1 for an answer from a provider's batch."""
+    batch_saved_usd: float = 0.0
+    """What the batch's price saved."""
 
 
 @lru_cache(maxsize=4096)

@@ -34,7 +34,16 @@ from infra.keyring import DataKey, Undecryptable, open_sealed, seal
 from infra.set_aside import Aside, SetAsideStore
 from infra.telemetry import log
 from infra.unavailable import Unavailable
-from llm_gateway.prompt import Answer, Caller, InputRefused, ModelUnavailable, OutputInvalid, Prompt, QuotaSpent
+from llm_gateway.prompt import (
+    Answer,
+    Caller,
+    InputRefused,
+    ModelUnavailable,
+    OutputInvalid,
+    Prompt,
+    QuotaSpent,
+    WaitsForBatch,
+)
 from processors.analyses.analysis import Analysis, Ask, Context, Finding
 from processors.grounding import ground
 from processors.grounding.evidence import Evidence
@@ -63,6 +72,10 @@ what is missing alone: redriven twice, a record's insights are made once."""
 
 UNANSWERED = b"unanswered"
 """Stands for the input of a question that brought no answer; no hash is as short."""
+WAITS: frozenset[Reason] = frozenset({"backfill", "replay"})
+"""Reasons for which nobody waits: their questions may go into a provider's batch. An edit of somebody's never does, on whatever
+lane it comes."""
+WAITS_FOR_BATCH = "WAITS_FOR_BATCH"
 MOST_RESTED = 20_000
 """Records that are remembered to have rested; beyond it those that did not come again in time are forgotten."""
 
@@ -211,10 +224,12 @@ class Analyst:
         rest_seconds: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         way: GivingWay | None = None,
+        withdraw: Callable[[Collection[RecordRef]], Awaitable[None]] | None = None,
     ) -> None:
         """`keys` and `fingerprint` are the keyring's; `epoch` is that of `crm.records`. `rulebook()` is asked once a batch;
         without it `analyses` speak in `generation`. `rest_seconds`: how long a question about somebody's change may wait. `way`:
-        what bulk work gives way by; somebody else runs it.
+        what bulk work gives way by; somebody else runs it. `withdraw`: told of records that are gone, whose questions need not wait
+        any more.
         """
         self._codec = codec
         self._publisher = publisher
@@ -231,6 +246,7 @@ class Analyst:
         self._rest_seconds = rest_seconds
         self._clock = clock
         self._rested: dict[RecordRef, float] = {}
+        self._withdraw = withdraw or _nobody
         self._way = way or GivingWay()
         self._room = Room(
             SNAPSHOTS_AT_ONCE, bulk_share=lambda: self._way.share, share_of_one=lambda: self._way.share_of_one
@@ -258,6 +274,7 @@ class Analyst:
         gone = [each.look.snapshot.ref for each in outcomes if each.look.snapshot.deleted and not each.overtaken]
         if gone:
             await self._lookalikes.remove(gone)
+            await self._withdraw(gone)
         await self._set_aside.put([aside for outcome in outcomes for aside in outcome.asides])
         errors = [error for outcome in outcomes for error in outcome.errors]
         if errors:
@@ -285,8 +302,9 @@ class Analyst:
         return again
 
     async def _prepare(self, looks: Mapping[RecordRef, _Look], matches: _Matches) -> None:
-        """All that is known of these records: one round trip each, at the same time."""
-        states, keys = await asyncio.gather(self._state.load(looks), self._keys(looks))
+        """All that is known of these records: one round trip. Their keys are at hand, for one of them has just opened the message."""
+        keys = await self._keys(looks)
+        states = await self._state.load(looks)
         rules = self._rulebook()
         for ref, look in looks.items():
             look.rules = rules
@@ -311,14 +329,18 @@ class Analyst:
         """Run what is to be run; publish and keep whatever has finished while the rest goes on."""
         began = time.time_ns()
         outcomes = []
-        pending: set[asyncio.Task[_Outcome]] = set()
         ready: list[_Outcome] = []
+        wanted: list[_Look] = []
         for look in looks:
             outcome = self._settled(look)
             if outcome is not None:
                 ready.append(outcome)
             else:
-                pending.add(asyncio.create_task(self._analyse(look, began)))
+                wanted.append(look)
+        if len(wanted) == 1 and not ready:
+            # Nobody else's answer comes first: no task of its own, which would wait for its turn twice.
+            ready.append(await self._analyse(wanted.pop(), began))
+        pending = {asyncio.create_task(self._analyse(look, began)) for look in wanted}
         try:
             while ready or pending:
                 if not ready:
@@ -380,7 +402,8 @@ class Analyst:
 
     async def _run(self, outcome: _Outcome, wanted: Sequence[tuple[Analysis, bytes]]) -> None:
         look = outcome.look
-        answers = await asyncio.gather(*(self._ask(look, analysis) for analysis, _ in wanted), return_exceptions=True)
+        asked = (self._ask(look, analysis, read) for analysis, read in wanted)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
         for (analysis, read), answer in zip(wanted, answers, strict=True):
             if not isinstance(answer, BaseException):
                 insight, final = answer
@@ -389,7 +412,7 @@ class Analyst:
             else:
                 self._failed(outcome, analysis.name, answer)
 
-    async def _ask(self, look: _Look, analysis: Analysis) -> tuple[Insight, bool]:
+    async def _ask(self, look: _Look, analysis: Analysis, read: bytes) -> tuple[Insight, bool]:
         """What it says, and whether that is its last word on this snapshot."""
         began = time.perf_counter()
         snapshot = look.snapshot
@@ -403,7 +426,7 @@ class Analyst:
         context = Context(
             snapshot=snapshot,
             previous=previous,
-            ask=self._door(look, analysis.name),
+            ask=self._door(look, analysis.name, read),
             matches=matches,
             today=self._now().date(),
         )
@@ -445,7 +468,7 @@ class Analyst:
             usage=finding.usage,
         )
 
-    def _door(self, look: _Look, name: str) -> Ask:
+    def _door(self, look: _Look, name: str, read: bytes) -> Ask:
         snapshot = look.snapshot
         assert look.key is not None
         caller = Caller(
@@ -455,6 +478,8 @@ class Analyst:
             analysis=name,
             key=look.key,
             lane=look.lane if look.reason == "webhook" else "bulk",
+            can_wait="yes" if look.reason in WAITS else "no" if look.reason == "webhook" else "if_there",
+            reads=read,
         )
 
         gateway = look.rules.gateway(snapshot.tenant, name) or self._gateway
@@ -477,6 +502,9 @@ class Analyst:
             outcome.asides.append(Aside.until(ref, STAGE, "QUOTA_SPENT", error.resets_at))
             metrics.SET_ASIDE.labels(STAGE, "QUOTA_SPENT").inc()
             metrics.INSIGHTS.labels(name, "set_aside").inc()
+        elif isinstance(error, WaitsForBatch):
+            outcome.asides.append(Aside.until(ref, STAGE, WAITS_FOR_BATCH, error.due_at, counts=False))
+            metrics.INSIGHTS.labels(name, "waits").inc()
         elif isinstance(error, OutputInvalid | InputRefused):
             cause = Cause.MODEL_OUTPUT_INVALID if isinstance(error, OutputInvalid) else Cause.MODEL_REFUSED
             outcome.letters.append(Letter(look.received.raw, cause, f"{name}: {error}", ref.tenant, ref))
@@ -628,6 +656,10 @@ class Analyst:
         if again:
             _log.warning("fenced", records=len(again))
             await self._publisher.publish(CHANGES, [fenced(snapshot) for snapshot in again])
+
+
+async def _nobody(refs: Collection[RecordRef]) -> None:
+    """Nothing waits anywhere."""
 
 
 def _newest(received: Iterable[Received[RecordSnapshot]]) -> dict[RecordRef, _Look]:

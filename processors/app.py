@@ -17,6 +17,7 @@ from infra.settings import Settings
 from llm_gateway.routing import chosen
 from processors.analyses.analysis import Analysis
 from processors.analyst import Analyst, AsInstalled
+from processors.batched import Batched
 from processors.hydrator import Hydrator
 from processors.match_store import MatchStore
 from processors.missed import PostgresMissed
@@ -93,6 +94,7 @@ class HydratorRole(Role):
             readers,
             pause=lambda: bulk.pause(DOWNSTREAM),
             resume=lambda: bulk.resume(DOWNSTREAM),
+            stands=lambda: (bulk.taken_in, bulk.held),
         )
         self.background(downstream.run, "downstream")
         self.background(Emitter(set_aside, self.publisher).run, "set-aside")
@@ -124,21 +126,26 @@ class AnalystRole(Role):
         await promotions.refresh()
         way = GivingWay()
         self.background(way.run, "giving-way")
+        gateway = await gateways.open()
+        batched = Batched(self.settings, self.parts.engine, self.parts.redis, keyring, gateway)
+        if gateway.batch_providers():
+            self.background(batched.collector.run, "batches")
         analyst = Analyst(
             codec=self.codec,
             publisher=self.publisher,
             state=PostgresAnalystState(self.parts.engine),
             keys=keyring.for_records,
             fingerprint=keyring.fingerprint,
-            gateway=await gateways.open(),
+            gateway=gateway,
             analyses=installed,
             rulebook=promotions.current,
             lookalikes=MatchStore(self.parts.engine, keyring),
             set_aside=SetAside(self.parts.engine),
             epoch=await epoch(self.parts.engine, RECORDS),
             generation=self.settings.generation,
-            # The offline rules cost nothing: what they say need not wait.
             way=way,
+            withdraw=batched.withdraw if self.settings.model_batch else None,
+            # The offline rules cost nothing: what they say need not wait.
             rest_seconds=0.0 if chosen(self.settings) == "offline" else self.settings.question_rest_seconds,
         )
         self.background(promotions.run, "promotions")

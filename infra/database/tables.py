@@ -273,6 +273,9 @@ llm_usage = sa.Table(
     ),
     sa.Column("packed", sa.BigInteger, nullable=False, server_default="0", comment="answers that shared a call"),
     sa.Column("packed_saved_usd", sa.Numeric(14, 8), nullable=False, server_default="0"),
+    # since the fourth release
+    sa.Column("batched", sa.BigInteger, nullable=False, server_default="0", comment="answers from a provider's batch"),
+    sa.Column("batch_saved_usd", sa.Numeric(14, 8), nullable=False, server_default="0"),
 )
 
 topic_epochs = sa.Table(
@@ -621,4 +624,71 @@ reconciliations = sa.Table(
     sa.Column("missed", sa.BigInteger, nullable=False, server_default="0", comment="of those, the ones that differed"),
     sa.Column("missed_at", sa.DateTime(timezone=True)),
     sa.Column("waiting", sa.Text, nullable=False, server_default="", comment="for what, as a cause"),
+)
+
+# Questions that wait for a provider's batch, and the batches.
+
+llm_batches = sa.Table(
+    "llm_batches",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True, comment="random; names the batch and its file at the provider"),
+    sa.Column("provider", sa.Text, nullable=False),
+    sa.Column("provider_key", sa.Text, nullable=False, comment="fingerprint of the provider's key"),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False, comment="claimed, uploaded, running, ended"),
+    sa.Column("outcome", sa.Text, nullable=False, server_default="", comment="of an ended one"),
+    sa.Column("error", sa.Text, nullable=False, server_default="", comment="the provider's code, no content"),
+    sa.Column("requests", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("answered", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("failed", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("file_id", sa.Text, nullable=False, server_default="", comment="the provider's"),
+    sa.Column("batch_id", sa.Text, nullable=False, server_default="", comment="the provider's"),
+    _now(),
+    sa.Column("creating_at", sa.DateTime(timezone=True), comment="when the provider was last asked to make it"),
+    sa.Column("sent_at", sa.DateTime(timezone=True)),
+    sa.Column("ended_at", sa.DateTime(timezone=True)),
+)
+
+llm_batch_requests = sa.Table(
+    "llm_batch_requests",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True, comment="random; all that the provider is told of whose it is"),
+    sa.Column("digest", sa.LargeBinary, nullable=False, unique=True, comment="HMAC under the record's key"),
+    sa.Column("cached_as", sa.LargeBinary, nullable=False, comment="what the cache calls its answer"),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("account", sa.Text, nullable=False),
+    sa.Column("object", sa.Text, nullable=False),
+    sa.Column("record_id", sa.Text, nullable=False),
+    sa.Column("provider", sa.Text, nullable=False),
+    sa.Column("provider_key", sa.Text, nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("user", sa.Text, nullable=False, server_default=""),
+    sa.Column("analysis", sa.Text, nullable=False),
+    sa.Column("prompt", sa.Text, nullable=False),
+    sa.Column("prompt_version", sa.Text, nullable=False),
+    sa.Column("asker", sa.Text, nullable=False, server_default="", comment="a replay's id; empty: the analyst"),
+    sa.Column("state", sa.Text, nullable=False, comment="waiting, sent, answered, failed (asked alone)"),
+    sa.Column("batch", sa.Text, comment="of llm_batches"),
+    sa.Column("error", sa.Text, nullable=False, server_default="", comment="a name or code, no content"),
+    sa.Column("sealed_request", sa.LargeBinary, comment="until it is answered"),
+    sa.Column("sealed_answer", sa.LargeBinary),
+    sa.Column("size", sa.Integer, nullable=False, comment="bytes of the question as it is sent"),
+    sa.Column("most_tokens", sa.BigInteger, nullable=False, comment="that quotas hold for it"),
+    sa.Column("most_nano", sa.BigInteger, nullable=False),
+    sa.Column("grant_id", sa.Text, nullable=False, comment="of the reservation in Redis, with its day and month"),
+    sa.Column("day", sa.Text, nullable=False),
+    sa.Column("month", sa.Text, nullable=False),
+    _now(),
+    sa.Column("due_at", sa.DateTime(timezone=True), nullable=False, comment="then it is asked alone"),
+    sa.Column("answered_at", sa.DateTime(timezone=True), comment="read, sealed and accounted"),
+    sa.Index("llm_batch_requests_record", "tenant", "account", "object", "record_id"),
+    sa.Index("llm_batch_requests_batch", "batch"),
+    sa.Index(
+        "llm_batch_requests_waiting",
+        "provider",
+        "provider_key",
+        "model",
+        "created_at",
+        postgresql_where=sa.text("state = 'waiting'"),
+    ),
 )

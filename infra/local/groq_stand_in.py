@@ -38,7 +38,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Responder = Callable[[dict[str, Any]], str]
 """From a request's body to the text of the answer."""
 
-_MAX_BODY = 4 * 1024 * 1024
+_MAX_BODY = 100 * 1024 * 1024
 _ERRORS = {
     400: ("invalid_request_error", "bad_request"),
     401: ("invalid_request_error", "invalid_api_key"),
@@ -120,6 +120,8 @@ class Saw:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    batched: int = 0
+    """Questions in batches."""
     by_second: dict[int, list[int]] = field(default_factory=dict)
     """Second since the start (or since it was told to forget) → answered, tokens, refused."""
     by_user: dict[str, list[int]] = field(default_factory=dict)
@@ -161,6 +163,7 @@ class GroqStandIn:
         self._began = time.monotonic()
         self._prefixes: dict[int, float] = {}
         self._files: dict[str, bytes] = {}
+        self._filenames: dict[str, str] = {}
         self._batches: dict[str, dict[str, Any]] = {}
         self._number = 0
 
@@ -199,6 +202,9 @@ class GroqStandIn:
             "prompt_tokens": self.saw.prompt_tokens,
             "completion_tokens": self.saw.completion_tokens,
             "cached_tokens": self.saw.cached_tokens,
+            "batched": self.saw.batched,
+            "batches": len(self._batches),
+            "files": len(self._files),
             "cancelled": self.cancelled,
             "most_requests_in_a_window": self._requests.most if self._requests else None,
             "most_tokens_in_a_window": self._tokens.most if self._tokens else None,
@@ -335,16 +341,21 @@ class GroqStandIn:
             gone.cancel()
 
     async def _file_or_batch(self, scope: Scope, body: bytes, send: Send) -> None:
-        """Files and batches: a batch is answered as soon as it is created, unless a step says `hang` (then after so long)."""
+        """Files and batches: a batch is answered as soon as it is created, unless a step says `hang` (then after so long), or a `status`:
+        then none is made.
+        """
         parts = scope["path"].removeprefix("/openai/v1/").split("/")
         match (scope["method"], parts):
             case ("POST", ["files"]):
                 content = _uploaded(scope, body)
                 name = self._named("file")
                 self._files[name] = content
-                await _answer(send, 200, _file(name, len(content), "batch"))
+                self._filenames[name] = _filename(body) or f"{name}.jsonl"
+                await _answer(send, 200, self._file(name))
+            case ("GET", ["files"]):
+                await _answer(send, 200, {"object": "list", "data": [self._file(each) for each in self._files]})
             case ("GET", ["files", name]) if name in self._files:
-                await _answer(send, 200, _file(name, len(self._files[name]), "batch"))
+                await _answer(send, 200, self._file(name))
             case ("GET", ["files", name, "content"]) if name in self._files:
                 await _send(send, 200, self._files[name], {})
             case ("DELETE", ["files", name]) if name in self._files:
@@ -371,9 +382,13 @@ class GroqStandIn:
             await _answer(send, 400, _error(Step(status=400)))
             return
         step = self.script.popleft() if self.script else _WELL
+        if step.status != 200:
+            await _answer(send, step.status, _error(step))
+            return
         name, now = self._named("batch"), int(time.time())
         lines = [json.loads(line) for line in source.splitlines() if line.strip()]
         results = [self._batched(line) for line in lines]
+        self.saw.batched += len(lines)
         output = self._named("file")
         self._files[output] = b"\n".join(orjson.dumps(result) for result in results) + b"\n"
         batch: dict[str, Any] = {
@@ -394,6 +409,9 @@ class GroqStandIn:
         }
         self._batches[name] = batch
         await _answer(send, 200, self._seen(batch))
+
+    def _file(self, name: str) -> dict[str, Any]:
+        return _file(name, len(self._files[name]), self._filenames.get(name, f"{name}.jsonl"))
 
     def _seen(self, batch: dict[str, Any]) -> dict[str, Any]:
         if batch["status"] == "in_progress" and time.monotonic() >= batch["_ready"]:
@@ -601,14 +619,14 @@ def _rate_headers(kind: str, window: _Window, now: float) -> dict[str, str]:
     }
 
 
-def _file(name: str, size: int, purpose: str) -> dict[str, Any]:
+def _file(name: str, size: int, filename: str) -> dict[str, Any]:
     return {
         "id": name,
         "object": "file",
         "bytes": size,
         "created_at": int(time.time()),
-        "filename": f"{name}.jsonl",
-        "purpose": purpose,
+        "filename": filename,
+        "purpose": "batch",
     }
 
 
@@ -621,6 +639,12 @@ def _uploaded(scope: Scope, body: bytes) -> bytes:
         if b'name="file"' in head:
             return content.removesuffix(b"\r\n")
     return b""
+
+
+def _filename(body: bytes) -> str:
+    """What multipart/form-data calls its file."""
+    _, found, rest = body.partition(b'filename="')
+    return rest.partition(b'"')[0].decode("utf-8", "replace") if found else ""
 
 
 def _not_found() -> dict[str, Any]:

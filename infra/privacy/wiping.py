@@ -22,6 +22,7 @@ OF_MENTIONING: Final[Mapping[str, Fate]] = {
     "analyst_state": "delete",
     "insights": "delete",
     "insight_history": "empty",
+    "llm_batch_requests": "delete",
     "match_index": "delete",
     "privacy_identifiers": "delete",
     "replay_results": "delete",

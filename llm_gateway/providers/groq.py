@@ -8,8 +8,8 @@ https://console.groq.com/docs/rate-limits (`x-ratelimit-*-requests` speaks of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Mapping
+from typing import Any, TypeVar
 
 import groq
 import httpx
@@ -19,11 +19,23 @@ from groq import AsyncGroq, DefaultAioHttpClient
 from infra.settings import Settings, SettingsError
 from llm_gateway.models import advice, facts_of
 from llm_gateway.providers.headers import GONE, headroom, seconds, wait
-from llm_gateway.providers.provider import Completed, Completion, Provider, ProviderFailure, QuestionRefused
+from llm_gateway.providers.provider import (
+    BatchRefused,
+    Completed,
+    Completion,
+    Provider,
+    ProviderBatch,
+    ProviderFailure,
+    QuestionRefused,
+)
 from llm_gateway.question import fingerprint
 
 _CONNECT_SECONDS = 5.0
 _CONNECTIONS = 100
+_BATCH_SECONDS = 120.0
+"""For a file of 100 MB, up or down."""
+_LABEL = "hookline_batch"
+T = TypeVar("T")
 _TOO_LONG = frozenset({"context_length_exceeded", "request_too_large"})
 
 
@@ -46,26 +58,35 @@ class GroqProvider:
                 limits=httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
             ),
         )
+        patient = self._client.with_options(timeout=httpx.Timeout(_BATCH_SECONDS, connect=_CONNECT_SECONDS))
+        self._files = patient.files
+        self._batches = patient.batches
+
+    def body(self, request: Completion) -> dict[str, Any]:
+        """See `BatchProvider.body`."""
+        extra: dict[str, Any] = {"reasoning_effort": "low"} if facts_of(request.model).reasons else {}
+        return {
+            "model": request.model,
+            "messages": [{"role": turn.role, "content": turn.content} for turn in request.messages],
+            "response_format": request.response_format,
+            "max_completion_tokens": request.max_output_tokens,
+            "temperature": request.temperature,
+            **extra,
+        }
 
     async def complete(self, request: Completion) -> Completed:
         """See `Provider.complete`."""
-        extra: dict[str, Any] = {"reasoning_effort": "low"} if facts_of(request.model).reasons else {}
         try:
-            raw = await self._client.chat.completions.with_raw_response.create(  # type: ignore[call-overload]  # its TypedDicts, one per role and format
-                model=request.model,
-                messages=[{"role": turn.role, "content": turn.content} for turn in request.messages],
-                response_format=request.response_format,
-                max_completion_tokens=request.max_output_tokens,
-                temperature=request.temperature,
+            raw = await self._client.chat.completions.with_raw_response.create(
+                **self.body(request),
                 timeout=httpx.Timeout(request.timeout, connect=min(_CONNECT_SECONDS, request.timeout)),
-                **extra,
             )
             # Read here: the package's own types cost a quarter of the call, and validate nothing.
             answer = orjson.loads(await raw.read())
         except groq.APIStatusError as error:
             return _judged(error, request)
         except groq.APIConnectionError as error:
-            raise self._lost(error, request) from None
+            raise self._lost(error, request.model, request.timeout) from None
         except (groq.GroqError, ValueError, TypeError) as error:
             # A body that is no JSON, or not the answer's shape: a broken proxy, or another server.
             raise ProviderFailure(
@@ -73,13 +94,98 @@ class GroqProvider:
             ) from None
         return _read(answer, raw.headers, request)
 
-    def _lost(self, error: groq.APIConnectionError, request: Completion) -> ProviderFailure:
+    async def upload(self, name: str, content: bytes) -> str:
+        """See `BatchProvider.upload`."""
+
+        async def ask() -> str:
+            return (await self._files.create(file=(name, content), purpose="batch")).id or ""
+
+        return await self._asked(ask())
+
+    async def files_named(self, name: str) -> list[str]:
+        """See `BatchProvider.files_named`."""
+
+        async def ask() -> list[str]:
+            return [each.id for each in (await self._files.list()).data or () if each.filename == name and each.id]
+
+        return await self._asked(ask())
+
+    async def content(self, file_id: str) -> bytes | None:
+        """See `BatchProvider.content`."""
+
+        async def ask() -> bytes:
+            return await (await self._files.content(file_id)).read()
+
+        return await self._unless_gone(ask())
+
+    async def delete_file(self, file_id: str) -> None:
+        """See `BatchProvider.delete_file`."""
+        await self._unless_gone(self._files.delete(file_id))
+
+    async def create_batch(self, file_id: str, label: str) -> ProviderBatch:
+        """See `BatchProvider.create_batch`."""
+
+        async def ask() -> ProviderBatch:
+            made = await self._batches.create(
+                completion_window="24h",
+                endpoint="/v1/chat/completions",
+                input_file_id=file_id,
+                metadata={_LABEL: label},
+            )
+            return _batch(made)
+
+        return await self._asked(ask())
+
+    async def batch_of(self, file_id: str, label: str) -> ProviderBatch | None:
+        """See `BatchProvider.batch_of`. Looks at the newest ones, as many as Groq lists at once."""
+
+        async def ask() -> ProviderBatch | None:
+            for each in (await self._batches.list()).data or ():
+                told = each.metadata if isinstance(each.metadata, dict) else {}
+                if each.input_file_id == file_id or told.get(_LABEL) == label:
+                    return _batch(each)
+            return None
+
+        return await self._asked(ask())
+
+    async def batch(self, id: str) -> ProviderBatch | None:  # noqa: A002 -- the protocol's
+        """See `BatchProvider.batch`."""
+
+        async def ask() -> ProviderBatch:
+            return _batch(await self._batches.retrieve(id))
+
+        return await self._unless_gone(ask())
+
+    async def _asked(self, call: Awaitable[T]) -> T:
+        """One call of the files' or batches' API. Raises ProviderFailure and BatchRefused."""
+        try:
+            return await call
+        except groq.APIStatusError as error:
+            raise _batch_error(error) from None
+        except groq.APIConnectionError as error:
+            raise self._lost(error, "the batch API", _BATCH_SECONDS) from None
+        except (httpx.HTTPError, OSError) as error:
+            # In the middle of a file.
+            raise ProviderFailure("CONNECTION", f"a file broke off ({type(error).__name__})", retry=True) from None
+        except (groq.GroqError, ValueError, TypeError, AttributeError) as error:
+            raise ProviderFailure(
+                "SERVER_ERROR", f"the answer was not the API's ({type(error).__name__})", retry=True
+            ) from None
+
+    async def _unless_gone(self, call: Awaitable[T]) -> T | None:
+        """None for what is not there; any other refusal may pass. Raises ProviderFailure."""
+        try:
+            return await self._asked(call)
+        except BatchRefused as refused:
+            if refused.code.startswith("HTTP 404"):
+                return None
+            raise ProviderFailure("SERVER_ERROR", f"Groq answers {refused.code}", retry=True) from None
+
+    def _lost(self, error: groq.APIConnectionError, what: str, seconds_: float) -> ProviderFailure:
         # httpx-aiohttp calls every lost connection a timeout; what lies beneath tells them apart.
         beneath = error.__cause__.__cause__ if error.__cause__ is not None else None
         if isinstance(error, groq.APITimeoutError) and (beneath is None or isinstance(beneath, TimeoutError)):
-            return ProviderFailure(
-                "TIMEOUT", f"{request.model} did not answer within {request.timeout:.1f} s", retry=True
-            )
+            return ProviderFailure("TIMEOUT", f"{what} did not answer within {seconds_:.1f} s", retry=True)
         reason = type(beneath or error.__cause__ or error).__name__
         return ProviderFailure(
             "CONNECTION", f"no connection to {self._client.base_url.host} ({reason}): look at GROQ_BASE_URL", retry=True
@@ -113,12 +219,42 @@ def _read(answer: Any, headers: Mapping[str, str], request: Completion) -> Compl
     )
 
 
-def _judged(error: groq.APIStatusError, request: Completion) -> Completed:
-    """What a status means: an answer all the same, or which error."""
-    status = error.status_code
+def _said(error: groq.APIStatusError) -> tuple[dict[str, Any], str]:
+    """The error object, and its code."""
     said = error.body.get("error", error.body) if isinstance(error.body, dict) else {}
     said = said if isinstance(said, dict) else {}
-    code = str(said.get("code") or said.get("type") or "")[:60]
+    return said, str(said.get("code") or said.get("type") or "")[:60]
+
+
+def _batch(said: Any) -> ProviderBatch:
+    wrong = said.errors.data[0].code if said.errors is not None and said.errors.data else ""
+    return ProviderBatch(
+        said.id, said.status, said.output_file_id or "", said.error_file_id or "", str(wrong or "")[:60]
+    )
+
+
+def _batch_error(error: groq.APIStatusError) -> Exception:
+    """What a status of the files' and batches' API means: tried again, or a no."""
+    status, (_, code) = error.status_code, _said(error)
+    if status == 401:
+        return ProviderFailure(
+            "AUTHENTICATION", f"Groq refuses the key (HTTP 401 {code}): check GROQ_API_KEY", retry=False
+        )
+    if status in (429, 498):
+        return ProviderFailure(
+            "RATE_LIMITED",
+            f"Groq's limit for batches is reached (HTTP {status})",
+            retry=True,
+            retry_after=wait(error.response.headers),
+        )
+    if status >= 500 or status in (408, 409, 424):
+        return ProviderFailure("SERVER_ERROR", f"Groq answers HTTP {status} {code}", retry=True)
+    return BatchRefused(f"HTTP {status} {code}".strip())
+
+
+def _judged(error: groq.APIStatusError, request: Completion) -> Completed:
+    """What a status means: an answer all the same, or which error."""
+    status, (said, code) = error.status_code, _said(error)
     if status == 400 and code == "json_validate_failed":
         # The model's words are there, they are only not the JSON that was asked for: ours to judge.
         return Completed(

@@ -6,7 +6,7 @@ are the same for every provider. A provider's errors carry no word of the questi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -116,6 +116,28 @@ class QuestionRefused(Exception):  # noqa: N818 -- reads as what happened
     """The provider will not take this question, now or later: it is too long, or not allowed."""
 
 
+class BatchRefused(Exception):  # noqa: N818 -- reads as what happened
+    """The provider will not make this batch, now or later: its plan or model does not allow it, or the file does not suit it."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(f"no batch: {code}")
+        self.code = code
+        """The provider's, with the HTTP status; never its message."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderBatch:
+    """A batch as the provider tells of it."""
+
+    id: str
+    status: str
+    """validating, in_progress, finalizing, cancelling; over: completed, failed, expired, cancelled."""
+    output_file_id: str = ""
+    error_file_id: str = ""
+    error: str = ""
+    """The code of what is wrong with its file."""
+
+
 class Provider(Protocol):
     """Answers questions. Used by many tasks at once."""
 
@@ -132,6 +154,50 @@ class Provider(Protocol):
 
     async def close(self) -> None:
         """Give up connections; may be called twice."""
+        ...
+
+
+@runtime_checkable
+class BatchProvider(Protocol):
+    """A provider that also takes many questions at once, and answers within a day. Methods raise ProviderFailure and nothing else,
+    unless said otherwise; each waits for the network at most.
+    """
+
+    name: str
+    key: str
+
+    def body(self, request: Completion) -> Mapping[str, Any]:
+        """The question as the API wants it. Pure, never raises."""
+        ...
+
+    async def upload(self, name: str, content: bytes) -> str:
+        """Upload a file of questions; its id. Raises BatchRefused too. Calling it twice makes two files."""
+        ...
+
+    async def files_named(self, name: str) -> Sequence[str]:
+        """The ids of all files of this name. Raises BatchRefused too."""
+        ...
+
+    async def content(self, file_id: str) -> bytes | None:
+        """What a file holds; None when it is gone."""
+        ...
+
+    async def delete_file(self, file_id: str) -> None:
+        """Delete a file; safe to call again."""
+        ...
+
+    async def create_batch(self, file_id: str, label: str) -> ProviderBatch:
+        """Have a file's questions answered. Raises BatchRefused too. Calling it twice has them answered, and paid for, twice; when it
+        raises RATE_LIMITED or AUTHENTICATION nothing was made, after any other failure nobody knows.
+        """
+        ...
+
+    async def batch_of(self, file_id: str, label: str) -> ProviderBatch | None:
+        """The batch that was made of this file or under this label, if there is one. Raises BatchRefused too."""
+        ...
+
+    async def batch(self, id: str) -> ProviderBatch | None:  # noqa: A002 -- the provider's word
+        """How a batch stands; None when there is none of this id."""
         ...
 
 

@@ -36,8 +36,7 @@ from llm_gateway.server.keys import VirtualKey
 from llm_gateway.server.upstream import Raw, Upstream, counted
 
 ANALYSIS = "batch"
-PRICE = 0.5
-"""Of the list price."""
+PRICE = pricing.BATCH_PRICE
 LOOK_SECONDS = 30.0
 _GIVE_UP_DAYS = 8
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})

@@ -22,7 +22,6 @@ from llm_gateway import cache, pricing
 from llm_gateway.models import estimated_tokens, facts_of
 from llm_gateway.policy import REPLAYS
 from llm_gateway.prompt import Answer, Caller, OutputInvalid, Prompt, T
-from llm_gateway.providers.provider import Completed
 from llm_gateway.shape import shape_of
 from processors.replay.seams import Tally
 
@@ -180,8 +179,10 @@ def bill(
     history: Histories,
     replaced: Mapping[str, str],
     free: Iterable[str] = ("offline",),
+    *,
+    batched: bool = False,
 ) -> Bill:
-    """Reckon. `replaced`: analysis → the instructions that its questions had before a candidate's; history is of those."""
+    """Reckon. `batched`: the questions go into the provider's batches, each alone, at a part of the price. `replaced`: analysis → the instructions that its questions had before a candidate's; history is of those."""
     calls = hits = inputs = outputs = 0
     cost = 0.0
     basis: list[str] = []
@@ -194,11 +195,14 @@ def bill(
         for place, model in enumerate(models):
             number = round(going)
             per_call, length, why = _per_call(analysis, model, each, history, replaced.get(analysis))
+            if batched:
+                # History is of calls that questions shared; in a batch none does.
+                per_call = max(per_call, each.tokens / max(1, each.questions - each.hits))
+                why += f"; in batches, at {pricing.BATCH_PRICE:.0%} of the list price, what is not answered there at the full one"
             more_in, more_out = round(number * per_call), round(number * length)
             calls, inputs, outputs = calls + number, inputs + more_in, outputs + more_out
-            cost += pricing.cost_usd(
-                provider, Completed(text="", model=model, input_tokens=more_in, output_tokens=more_out)
-            )
+            full = pricing.most_usd(provider, model, more_in, more_out)
+            cost += full * pricing.BATCH_PRICE if batched else full
             basis.append(f"{analysis}, {number:,} to {model}: {why}")
             if place + 1 < len(models):
                 going *= _passed_on(analysis, model, models[place + 1], asked, history)

@@ -19,7 +19,7 @@ from infra.kafka.codec import Received
 from infra.kafka.raw import Raw
 from infra.set_aside import Aside
 from llm_gateway.policy import REPLAYS
-from llm_gateway.prompt import Answer, Caller, ModelUnavailable, Prompt, QuotaSpent
+from llm_gateway.prompt import Answer, Caller, ModelUnavailable, Prompt, QuotaSpent, WaitsForBatch
 from processors.analyses.analysis import Analysis
 from processors.analyst import Asks, Lookalikes, Rulebook
 from processors.matching import Match
@@ -153,11 +153,21 @@ class Patient:
         """See Asks."""
         try:
             return await self._inner.ask(
-                prompt, replace(caller, lane="bulk", user=REPLAYS), deadline_seconds=deadline_seconds
+                prompt,
+                replace(caller, lane="bulk", user=REPLAYS, can_wait="if_there", asker=REPLAYS),
+                deadline_seconds=deadline_seconds,
             )
         except QuotaSpent as spent:
-            left = (spent.resets_at - datetime.now(UTC)).total_seconds()
-            raise ModelUnavailable("RATE_LIMITED", str(spent), min(max(1.0, left), LONGEST_QUOTA_WAIT)) from spent
+            raise later(spent) from spent
+        except WaitsForBatch as waits:
+            # Somebody else's, a backfill's say: nobody else would bring this record of the replay again.
+            raise ModelUnavailable("RATE_LIMITED", str(waits), LONGEST_QUOTA_WAIT) from waits
+
+
+def later(spent: QuotaSpent) -> ModelUnavailable:
+    """A spent quota, for who waits as a whole."""
+    left = (spent.resets_at - datetime.now(UTC)).total_seconds()
+    return ModelUnavailable("RATE_LIMITED", str(spent), min(max(1.0, left), LONGEST_QUOTA_WAIT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +180,8 @@ class Narrowed:
     door: Asks | None = None
     around: Callable[[Analysis], Analysis] | None = None
     """Put around each of them."""
+    own: Callable[[Any], Asks] = Patient
+    """Put around a promoted model's door."""
 
     def analyses(self, tenant: str) -> Mapping[str, Analysis]:
         """See Rulebook."""
@@ -186,4 +198,4 @@ class Narrowed:
         if self.door is not None:
             return self.door
         own = self.inner.gateway(tenant, analysis)
-        return Patient(own) if own is not None else None
+        return self.own(own) if own is not None else None

@@ -93,3 +93,37 @@ async def test_a_server_that_says_nothing_is_away_and_never_waited_for_for_ever(
     assert as_unavailable(caught.value).part == "postgres"
     monkeypatch.undo()
     assert await Statements(engine).run("select 1", {}) == [(1,)]
+
+
+async def test_arrays_of_any_texts_and_numbers_arrive_as_they_are(engine):
+    """INVARIANT: what is written as one text is what was given. If this fails, a record is found under another name."""
+    hard = [
+        "",
+        " ",
+        "NULL",
+        "null",
+        '"',
+        "\\",
+        '\\"',
+        "{",
+        "}",
+        ",",
+        "a b",
+        "'",
+        "%s",
+        "%",
+        "ä€😀",
+        "\t\n\r",
+        "x" * 5_000,
+        None,
+    ]
+    texts = [*hard, *(f"{a}{b}" for a in hard for b in hard if a is not None and b is not None)]
+    numbers = [0, -1, 2**63 - 1, -(2**63), None]
+    run = Statements(engine).run
+    for statement in (
+        "SELECT %(texts)s::text[], %(numbers)s::bigint[], %(none)s::text[]",
+        "SELECT %(texts)b::text[], %(numbers)b::bigint[], %(none)b::text[]",
+    ):
+        for _ in range(7):  # from the sixth time on it is prepared
+            [row] = await run(statement, {"texts": texts, "numbers": numbers, "none": []})
+            assert row == (texts, numbers, [])

@@ -17,11 +17,12 @@ from infra.accounts import Registry, RegistryError
 from infra.database.engine import build_engine
 from infra.keyring import Keyring
 from infra.redis import build_redis
+from infra.redis_wire import Wire
 from infra.settings import Settings
 from ingress.allowances import Allowance, Allowances
 from ingress.hot import KEPT, HotSpots, read
-from ingress.lanes import LocalBuckets, SharedBuckets
-from ingress.seen import SeenMarks
+from ingress.lanes import TAKE, LocalBuckets, SharedBuckets
+from ingress.seen import SET, SeenMarks
 from schemas.change import Change
 
 pytestmark = pytest.mark.connected
@@ -51,13 +52,24 @@ async def engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
     await made.dispose()
 
 
-def shared(redis: Redis) -> SharedBuckets:
-    return SharedBuckets(redis, Limits(), LocalBuckets(Nobody(), lambda: 1.0))
+@pytest.fixture
+async def wires(redis: Redis) -> AsyncIterator[list[Wire]]:
+    """Of four replicas."""
+    made = [Wire(redis, [SET, TAKE]) for _ in range(4)]
+    yield made
+    for each in made:
+        await each.close()
 
 
-async def test_replicas_share_one_bucket_and_a_batch_of_many_tenants_is_one_round_trip(redis: Redis, tenant: str):
+def shared(wire: Wire) -> SharedBuckets:
+    return SharedBuckets(wire, Limits(), LocalBuckets(Nobody(), lambda: 1.0))
+
+
+async def test_replicas_share_one_bucket_and_a_batch_of_many_tenants_is_one_round_trip(
+    redis: Redis, wires: list[Wire], tenant: str
+):
     """INVARIANT: the rate is a tenant's, not a replica's. If it fails, a tenant gets as many rates as there are replicas."""
-    replicas = [shared(redis) for _ in range(4)]
+    replicas = [shared(wire) for wire in wires]
     others = {f"{tenant}-{number}": 5 for number in range(20)}
     answers = await asyncio.gather(*(each.take({tenant: 60, **others}) for each in replicas))
     assert 100 <= sum(answer[tenant] for answer in answers) <= 102
@@ -111,13 +123,26 @@ async def test_status_names_who_is_over_its_rate_and_what_to_do(
     assert len(status_hot.SECTION.show(found)) == 2
 
 
-async def test_seen_marks_are_set_many_at_once_and_go_by_themselves(redis: Redis, tenant: str):
-    marks = SeenMarks(redis)
+async def test_seen_marks_are_set_many_at_once_and_go_by_themselves(redis: Redis, wires: list[Wire], tenant: str):
+    marks = SeenMarks(wires[0])
     wanted = {f"hl:seen:{tenant}:{number}": f"1/0/{number}" for number in range(2_500)}
     began = time.monotonic()
     await marks.set(wanted)
     assert await marks.look_up(list(wanted)) == wanted
+    assert await marks.look_up([f"hl:seen:{tenant}:none", f"hl:seen:{tenant}:7"]) == {f"hl:seen:{tenant}:7": "1/0/7"}
     assert 24 * 3_600 < await redis.ttl(f"hl:seen:{tenant}:0") + time.monotonic() - began <= 25 * 3_600 + 1
+
+
+async def test_marks_and_rates_go_on_when_redis_has_forgotten_their_scripts(
+    redis: Redis, wires: list[Wire], tenant: str
+):
+    wire, name = wires[0], f"hl:seen:{tenant}:a"
+    await wire.ready()
+    await redis.script_flush()
+    await SeenMarks(wire).set({name: "1/0/1"})
+    assert await SeenMarks(wire).look_up([name]) == {name: "1/0/1"}
+    await redis.script_flush()
+    assert await shared(wire).take({tenant: 5, f"{tenant}-2": 6}) == {tenant: 5, f"{tenant}-2": 6}
 
 
 def change(tenant: str, number: str) -> Change:

@@ -88,6 +88,50 @@ async def committed(kafka: Settings, topic: str) -> dict[int, tuple[int, int]]:
         await consumer.stop()
 
 
+class Deaf(AIOKafkaConsumer):
+    """One whose reader never hears from the usual way."""
+
+    async def getmany(self, *partitions, timeout_ms: int = 0, max_records=None):
+        if timeout_ms:
+            await asyncio.Event().wait()
+        return await super().getmany(*partitions, timeout_ms=timeout_ms, max_records=max_records)
+
+
+async def test_what_is_fetched_is_handled_without_waiting_for_who_waits_for_it(kafka, topic, produce) -> None:
+    """A release of aiokafka whose inside is another makes this fail: then messages wait for two more turns of the loop each."""
+    seen: list[int] = []
+
+    async def handle(raws) -> None:
+        seen.extend(int(raw.value) for raw in raws)
+
+    pump = build(kafka, topic, handle, consumer=Deaf)
+    await pump.start()
+    await until(lambda: pump.assigned)
+    await produce(3, 40)
+    await until(lambda: len(seen) == 120)
+    await pump.drain(10)
+    assert all(done == end for done, end in (await committed(kafka, topic)).values())
+
+
+async def test_a_patient_pump_still_handles_everything_and_a_hurried_one_at_once(kafka, topic, produce) -> None:
+    seen: list[int] = []
+
+    async def handle(raws) -> None:
+        seen.extend(int(raw.value) for raw in raws)
+
+    pump = build(kafka, topic, handle)
+    pump.be_patient(True)
+    await pump.start()
+    await until(lambda: pump.assigned)
+    await produce(2, 3)
+    await until(lambda: len(seen) == 6)
+    pump.be_patient(False)
+    await produce(2, 3)
+    await until(lambda: len(seen) == 12)
+    await pump.drain(10)
+    assert all(done == end for done, end in (await committed(kafka, topic)).values())
+
+
 async def test_nothing_is_lost_or_out_of_order_while_members_come_and_go(kafka, topic, produce) -> None:
     """INVARIANT: rebalances lose nothing, hand a key to two handlers of a member never, and commit no unfinished offset."""
     seen: dict[bytes, list[tuple[int, str]]] = defaultdict(list)

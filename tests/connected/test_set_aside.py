@@ -57,6 +57,14 @@ async def test_delays_grow_from_half_a_minute_to_an_hour_with_jitter(engine: Asy
         assert 0.8 * expected - 2 <= found <= 1.2 * expected + 1, f"attempt {attempt}"
 
 
+async def test_what_only_waits_is_no_attempt(engine: AsyncEngine, table: SetAside) -> None:
+    until = datetime.now(UTC) + timedelta(hours=1)
+    for counted, attempts in ((False, 0), (False, 0), (True, 1), (False, 1), (True, 2)):
+        await table.put([Aside.until(ref(), "analyst", "WAITS_FOR_BATCH", until, counts=counted)])
+        async with engine.connect() as connection:
+            assert (await connection.scalar(text("SELECT attempts FROM set_aside"))) == attempts
+
+
 async def test_delays_still_grow_after_the_trigger_was_emitted(engine: AsyncEngine, table: SetAside) -> None:
     """Else a record that keeps failing would be tried twice a minute for ever."""
     for _ in range(3):

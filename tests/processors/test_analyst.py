@@ -6,13 +6,23 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
 from infra.keyring import open_sealed
 from infra.unavailable import Unavailable
-from llm_gateway.prompt import Answer, Caller, InputRefused, ModelUnavailable, OutputInvalid, Prompt, QuotaSpent
+from llm_gateway.prompt import (
+    Answer,
+    Caller,
+    InputRefused,
+    ModelUnavailable,
+    OutputInvalid,
+    Prompt,
+    QuotaSpent,
+    WaitsForBatch,
+)
 from processors.analyses.analysis import Context, Finding
 from processors.analyst import PURPOSE, Analyst
 from processors.matching import Match
@@ -134,7 +144,7 @@ class Stage:
         self.aside = MemorySetAside(self.world)
         self.analyst = self.made()
 
-    def made(self, generation: int = 1, epoch: int = 1, rest: float = 0.0) -> Analyst:
+    def made(self, generation: int = 1, epoch: int = 1, rest: float = 0.0, withdraw: Any = None) -> Analyst:
         return Analyst(
             codec=self.log,
             publisher=self.log,
@@ -150,6 +160,7 @@ class Stage:
             now=lambda: NOW,
             rest_seconds=rest,
             clock=lambda: self.seconds,
+            withdraw=withdraw,
         )
 
     async def see(self, *snapshots: RecordSnapshot, trace: str = "") -> list[Insight]:
@@ -638,3 +649,61 @@ def test_questions_of_a_tenant_that_wait_have_one_end_and_none_waits_too_long_or
     for now in range(0, 3_000, 7):
         assert 4.5 <= rest_of("acme", now / 10, 45.0) <= 45.0
     assert len({round(rest_of(f"tenant{n}", 0.0, 45.0)) for n in range(40)}) > 10, "tenants do not all ask at once"
+
+
+# What waits for a provider's batch
+
+
+@pytest.mark.parametrize(
+    ("reason", "lane", "can_wait"),
+    [
+        ("webhook", "live", "no"),
+        ("webhook", "bulk", "no"),
+        ("backfill", "bulk", "yes"),
+        ("replay", "bulk", "yes"),
+        ("set_aside", "bulk", "if_there"),
+        ("reconcile", "bulk", "if_there"),
+        ("gap", "bulk", "if_there"),
+        ("redrive", "bulk", "if_there"),
+        ("fenced", "live", "if_there"),
+    ],
+)
+async def test_only_what_nobody_waits_for_may_wait(stage, reason, lane, can_wait):
+    """INVARIANT: an edit of somebody's is never kept for a batch, on whatever lane it comes and whyever it comes again."""
+    await stage.see(snapshot(reason=reason, lane=lane))
+    assert {caller.can_wait for caller in stage.gateway.callers} == {can_wait}
+
+
+async def test_a_question_is_named_by_what_its_analysis_reads(stage):
+    await stage.see(snapshot(reason="backfill", fields={"jobtitle": "CFO"}))
+    await stage.see(snapshot(ref("8"), reason="backfill", fields={"jobtitle": "CFO"}))
+    await stage.see(snapshot(ref("9"), reason="backfill", fields={"jobtitle": "CEO"}))
+    one, same, other = (caller.reads for caller in stage.gateway.callers)
+    assert len(one) == 32
+    assert one == same != other
+
+
+async def test_a_question_that_waits_sets_its_record_aside_without_an_attempt(stage):
+    stage.gateway.raises = WaitsForBatch("lead_intel", NOW + timedelta(days=365))
+    assert list(named(await stage.see(snapshot(reason="backfill")))) == ["data_quality"]
+    ((where, row),) = stage.aside.rows.items()
+    assert (where, row.cause, row.counts) == ((ref(), "analyst"), "WAITS_FOR_BATCH", False)
+    assert row.retry_after is not None
+    assert row.retry_after > 300 * 86_400
+    assert stage.log.letters == []
+    stage.gateway.raises = None
+    found = named(await stage.see(snapshot(when=0, reason="set_aside")))
+    assert found["lead_intel"].model == "model-x"
+
+
+async def test_questions_of_a_record_that_is_gone_are_withdrawn(stage):
+    gone = []
+
+    async def withdraw(refs):
+        gone.extend(refs)
+
+    stage.analyst = stage.made(withdraw=withdraw)
+    await stage.see(snapshot(), snapshot(ref("8")))
+    assert gone == []
+    await stage.see(snapshot(ref("8"), when=1, deleted=True, fields={}))
+    assert gone == [ref("8")]

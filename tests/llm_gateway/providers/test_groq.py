@@ -13,9 +13,12 @@ from pydantic import SecretStr
 from infra.local.groq_stand_in import GroqStandIn, Step
 from infra.settings import Settings, SettingsError
 from llm_gateway.attempts import Attempts
+from llm_gateway.batch.lines import line
 from llm_gateway.prompt import ModelUnavailable
 from llm_gateway.providers.groq import PLUGIN, headroom, seconds
 from llm_gateway.providers.provider import (
+    BatchProvider,
+    BatchRefused,
     Completed,
     Completion,
     Headroom,
@@ -240,3 +243,69 @@ def test_groqs_durations(text: str | None, expected: float | None):
 def test_headers_that_are_not_there_say_nothing():
     assert headroom({}) == Headroom()
     assert headroom({"x-ratelimit-remaining-tokens": "many"}) == Headroom()
+
+
+# batches
+
+
+async def test_a_batch_goes_its_whole_way_and_its_questions_are_as_they_would_be_asked_alone():
+    stand_in = GroqStandIn()
+    async with groq(stand_in) as provider:
+        assert isinstance(provider, BatchProvider)
+        await provider.complete(REQUEST)
+        body = provider.body(REQUEST)
+        assert stand_in.asked == [body], "nothing more, nothing less"
+        file = await provider.upload("hookline-1.jsonl", line("a1", body))
+        other = await provider.upload("hookline-2.jsonl", line("a2", body))
+        assert await provider.files_named("hookline-1.jsonl") == [file]
+        assert await provider.batch_of(file, "1") is None
+        made = await provider.create_batch(file, "1")
+        assert await provider.batch_of(file, "x") == await provider.batch_of("x", "1") == made
+        assert await provider.batch_of(other, "2") is None
+        found = await provider.batch(made.id)
+        assert found is not None
+        assert (found.status, found.error_file_id) == ("completed", "")
+        content = await provider.content(found.output_file_id)
+        assert content is not None
+        assert b'"custom_id":"a1"' in content
+        await provider.delete_file(file)
+        await provider.delete_file(file)
+        assert await provider.content(file) is None
+        assert await provider.batch("none") is None
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (Step(status=403, code="not_available_for_plan"), BatchRefused),
+        (Step(status=400, code="unsupported_model"), BatchRefused),
+        (Step(status=413), BatchRefused),
+        (Step(status=401), "AUTHENTICATION"),
+        (Step(status=429, retry_after=3.0), "RATE_LIMITED"),
+        (Step(status=500), "SERVER_ERROR"),
+        (Step(status=503), "SERVER_ERROR"),
+    ],
+)
+async def test_a_batch_that_is_not_made_is_tried_again_or_refused(step: Step, said: type[Exception] | str):
+    stand_in = GroqStandIn()
+    async with groq(stand_in) as provider:
+        assert isinstance(provider, BatchProvider)
+        file = await provider.upload("hookline-1.jsonl", line("a1", provider.body(REQUEST)))
+        stand_in.script.append(step)
+        with pytest.raises(ProviderFailure if isinstance(said, str) else said) as raised:
+            await provider.create_batch(file, "1")
+    if isinstance(raised.value, ProviderFailure):
+        assert raised.value.cause == said
+    assert SECRET not in str(raised.value)
+    assert "as scripted" not in str(raised.value), "the provider's own words may quote the question"
+
+
+async def test_a_batch_api_that_is_away_is_a_lost_connection():
+    provider = PLUGIN.open(
+        Settings(groq_api_key=SecretStr("gsk_test"), groq_base_url="http://127.0.0.1:9", _env_file=None)
+    )
+    assert isinstance(provider, BatchProvider)
+    with pytest.raises(ProviderFailure) as raised:
+        await provider.files_named("x")
+    assert raised.value.cause == "CONNECTION"
+    await provider.close()

@@ -12,7 +12,7 @@ import pytest
 from infra.keyring import seal
 from infra.unavailable import Unavailable
 from llm_gateway.policy import REPLAYS
-from llm_gateway.prompt import Answer, Caller, Prompt, QuotaSpent
+from llm_gateway.prompt import Answer, Caller, Prompt, QuotaSpent, WaitsForBatch
 from processors.analyses.lead_intel import PLUGIN
 from processors.analyst import PURPOSE, Analyst, AsInstalled
 from processors.replay.prepared import Prepared, Shelf
@@ -189,3 +189,20 @@ async def test_a_promoted_result_is_said_where_the_record_reads_the_same_and_ask
     assert live.tally.counts["taken_over"] == 1
     assert len(live.door.callers) == 1
     assert {each.version.generation for each in live.said()} == {2}
+
+
+@dataclass
+class Waits:
+    """A door behind which the question waits for a batch, as a backfill's does."""
+
+    async def ask(self, prompt: Prompt[Any], _caller: Caller, *, deadline_seconds: float | None = None) -> Answer[Any]:
+        raise WaitsForBatch(prompt.name, datetime.now(UTC) + timedelta(hours=3))
+
+
+async def test_a_replay_waits_with_what_waits_for_somebody_elses_batch():
+    """INVARIANT: a replay has nothing that would bring one record again: it waits as a whole, or the record is left out unseen."""
+    world = Replaying(door=Waits())  # type: ignore[arg-type]
+    with pytest.raises(Unavailable) as waiting:
+        await world.analyst().handle(world.log.put(RECORDS, snapshot()))
+    assert (waiting.value.part, waiting.value.retry_after) == ("model", 60)
+    assert world.tally.counts["overtaken"] == 0
