@@ -24,7 +24,6 @@ import orjson
 
 from infra import metrics
 from infra.accounts import JUST_CONNECTED_SECONDS, Account
-from infra.crm.calls import BUDGET_SECONDS
 from infra.crm.client import AccountUnavailable, CrmClient, CrmUnavailable, Gone, Read, Refused
 from infra.crm.limits import bulk_work
 from infra.kafka.giving_way import GivingWay
@@ -70,8 +69,6 @@ CREATION_UNSEEN = "CREATION_UNSEEN"
 CLOCK_TOLERANCE = timedelta(seconds=2)
 """An event's time and its record's last-modified time come from two clocks of the CRM."""
 LAG_SECONDS = 2.0
-READING = timedelta(seconds=BUDGET_SECONDS)
-"""From the look at the clock to the last note that is read, at most."""
 READS_AT_ONCE = 16
 OTHERS_HEARD_SECONDS = 30.0
 """Another account that answered within this time shows that it is not everybody's trouble."""
@@ -396,11 +393,7 @@ class Hydrator:
             return False
         ours = await self._our_user(account, client) if trigger.authors else None
         news_at = trigger.news_at(client.own_prefix, ours)
-        if news_at is not None and news_at > alive.modified_at:
-            return True
-        # Notes are read after their record: one of that very moment is in what was read, and the record's time is from before it.
-        joined_at = trigger.joined_at
-        return joined_at is not None and alive.modified_at < joined_at <= alive.read_at + READING
+        return news_at is not None and news_at > alive.modified_at
 
     async def _editor(self, trigger: Trigger, read: Read, account: Account, client: CrmClient) -> str | None:
         """Who made the last foreign edit, as far as anybody says."""

@@ -52,8 +52,6 @@ class Trigger:
     """Who touched it without the CRM saying what changed → when last."""
     reshaped_at: datetime | None = None
     """The latest merge, creation or restoration."""
-    joined_at: datetime | None = None
-    """The latest note or association."""
     received: list[Received[Change]] = field(default_factory=list)
     _edited_at: datetime | None = None
 
@@ -90,9 +88,7 @@ class Trigger:
         elif change.kind == "deleted":
             self.deleted_at = _later(self.deleted_at, at)
         elif change.kind != "updated":
-            if change.kind == "associated":
-                self.joined_at = _later(self.joined_at, at)
-            else:
+            if change.kind != "associated":
                 self.reshaped_at = _later(self.reshaped_at, at)
             if change.kind in {"created", "restored"}:
                 self.created_at = _later(self.created_at, at)
@@ -100,8 +96,6 @@ class Trigger:
             self.authors[change.edited_by] = max(at, self.authors.get(change.edited_by, at))
         for name in change.properties:
             self.named[name] = max(at, self.named.get(name, at))
-        if NOTES in change.properties:
-            self.joined_at = _later(self.joined_at, at)
 
     def news_at(self, own_prefix: str, ours: str | None) -> datetime | None:
         """When somebody other than us last changed something that counts; None when nothing says so.

@@ -168,20 +168,6 @@ async def test_a_value_set_and_set_back_is_news_although_nothing_differs(stage, 
     assert await stage.see(change(record, 9, **news)) == [], "a repeated delivery is no news"
 
 
-async def test_a_note_that_came_between_the_record_and_its_notes_is_told_of_once(stage):
-    """INVARIANT: as above. The note is in what was read, and the record's own time was read before it came."""
-    deal, note = ref("9", "deal"), Note(id="1", kind="note", at=at(3), text="call me")
-    stage.hubspot.save(deal, replace(read(1, amount="5"), notes=(note,)))
-    (found,) = await stage.see(change(deal, 1, properties=("amount",)))
-    assert (found.modified_at, found.notes) == (at(1), (note,))
-    stage.hubspot.save(deal, replace(read(3, amount="5"), notes=(note,)))
-    (found,) = await stage.see(change(deal, 3, properties=("notes",)))
-    assert (found.modified_at, found.changed) == (at(3), ())
-    assert await stage.see(change(deal, 3, kind="associated", properties=())) == [], "its second event"
-    stage.hubspot.save(deal, replace(read(300, amount="5"), notes=(note,)))
-    assert await stage.see(change(deal, 299, properties=("notes",))) == [], "a later one that brought nothing"
-
-
 async def test_a_late_repeat_of_a_known_edit_after_our_own_write_is_no_news(stage):
     stage.hubspot.save(ref(), read(1, jobtitle="CFO"))
     await stage.see(change(when=1))
