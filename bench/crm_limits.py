@@ -158,6 +158,7 @@ async def _through(place: Place, look: Callable[[], None] = lambda: None) -> Non
 
 
 if __name__ == "__main__":
-    # Where time is scaled, so is a call's patience: as many calls go before it as go in HubSpot's time.
-    patience = 60 * HUBSPOTS_PACE * WINDOW / LIMIT
-    sys.exit(main("crm_limits", measure, HOOKLINE_CRM_WAIT_SECONDS=f"{patience:g}"))
+    # Where time is scaled, so is what the product counts in seconds: a call's patience, and for how long a company is remembered.
+    scale = HUBSPOTS_PACE * WINDOW / LIMIT
+    scaled = {"HOOKLINE_CRM_WAIT_SECONDS": f"{60 * scale:g}", "HOOKLINE_CRM_RECENT_SECONDS": f"{10 * scale:g}"}
+    sys.exit(main("crm_limits", measure, **scaled))

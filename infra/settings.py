@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(
         default=None,
         validation_alias=_plain("REDIS_URL"),
-        description="`redis://user:password@host:6379/0`, `rediss://` for TLS.",
+        description="`redis://user:password@host:6379/0`; `rediss://` for TLS, with `?ssl_ca_certs=FILE` for an authority of your own.",
     )
 
     # Secrets at rest
@@ -283,6 +283,11 @@ class Settings(BaseSettings):
         default=60.0,
         gt=0,
         description="For so long a call waits for its account's limit; then its records are set aside.",
+    )
+    crm_recent_seconds: float = Field(
+        default=10.0,
+        ge=0,
+        description="For so long a record that others hang on (a contact's company) is remembered as it was read; 0: it is read each time.",
     )
     crm_share_without_redis: float = Field(
         default=0.25,

@@ -65,7 +65,7 @@ class HubSpotClient:
     def __init__(self, settings: Settings, *, portals: Portals | None = None) -> None:
         self._portals = portals if portals is not None else Portals(settings)
         self._known = KnownFields()
-        self._recent = Recent()
+        self._recent = Recent(ttl_seconds=settings.crm_recent_seconds)
         self._searches = hubspot_changed.Pace()
         self._records: Batches[None, dict[str, Any]] = Batches(BATCH)
         self._links: Batches[None, dict[str, Any]] = Batches(BATCH)

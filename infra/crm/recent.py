@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from schemas.record import Related
 
-TTL_SECONDS = 10.0
 MOST = 20_000
 
 _Key = tuple[str, str, str]
@@ -21,9 +20,7 @@ _Key = tuple[str, str, str]
 class Recent:
     """By account, kind and id. For one event loop."""
 
-    def __init__(
-        self, *, ttl_seconds: float = TTL_SECONDS, most: int = MOST, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, *, ttl_seconds: float, most: int = MOST, clock: Callable[[], float] = time.monotonic) -> None:
         self._ttl = ttl_seconds
         self._most = most
         self._clock = clock

@@ -60,7 +60,7 @@ class SalesforceClient:
     def __init__(self, settings: Settings, *, orgs: Orgs | None = None) -> None:
         self._orgs = orgs if orgs is not None else Orgs(settings)
         self._known = KnownFields()
-        self._recent = Recent()
+        self._recent = Recent(ttl_seconds=settings.crm_recent_seconds)
         self._rows: Batches[None, dict[str, Any]] = Batches(BATCH)
         self._queries: Batches[None, tuple[list[dict[str, Any]], bool]] = Batches(BATCH)
         self._writes: Batches[Mapping[str, Any], Written | Gone | Refused | Busy] = Batches(BATCH)

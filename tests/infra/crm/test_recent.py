@@ -48,7 +48,7 @@ def test_it_stays_small():
 
 
 async def test_only_what_is_not_remembered_is_read_and_what_is_not_there_is_remembered_too():
-    recent, asked = Recent(), []
+    recent, asked = Recent(ttl_seconds=10), []
 
     async def read(missing):
         asked.append(list(missing))
@@ -61,7 +61,7 @@ async def test_only_what_is_not_remembered_is_read_and_what_is_not_there_is_reme
 
 
 async def test_what_changed_while_it_was_read_is_read_again():
-    recent, asked = Recent(), []
+    recent, asked = Recent(ttl_seconds=10), []
 
     async def read(missing):
         asked.append(list(missing))
