@@ -155,7 +155,9 @@ def explained(error: Exception) -> ConsoleError | None:
     away = as_unavailable(error)
     if away is not None and away.part in _ADDRESSES:
         name, field = _ADDRESSES[away.part]
-        return ConsoleError(f"{name} cannot be reached: check {variable(field)} and that the server is up")
+        return ConsoleError(
+            away.remedy or f"{name} cannot be reached: check {variable(field)} and that the server is up"
+        )
     if isinstance(error, KafkaError):
         return ConsoleError(
             f"Kafka does not do this ({type(error).__name__}): check {variable('kafka_url')}, "

@@ -20,7 +20,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from infra import metrics
+from infra import metrics, refused
 from infra.http_server import Server, listen
 from infra.settings import Settings, variable
 
@@ -57,7 +57,8 @@ async def ask_postgres(engine: AsyncEngine) -> str | None:
         async with engine.connect() as connection:
             await connection.execute(text("SELECT 1"))
     except (SQLAlchemyError, OSError) as error:
-        return f"PostgreSQL does not answer ({type(error).__name__}): check {variable('database_url')}"
+        generic = f"PostgreSQL does not answer ({type(error).__name__}): check {variable('database_url')}"
+        return refused.postgres(error) or generic
     return None
 
 
@@ -66,7 +67,8 @@ async def ask_redis(redis: Redis) -> str | None:
     try:
         await redis.ping()
     except (RedisError, OSError) as error:
-        return f"Redis does not answer ({type(error).__name__}): check {variable('redis_url')}"
+        generic = f"Redis does not answer ({type(error).__name__}): check {variable('redis_url')}"
+        return refused.redis_client(error) or generic
     return None
 
 

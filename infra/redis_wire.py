@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import redis.asyncio
 from redis.asyncio.connection import SSLConnection
+
+from infra import refused
 
 REDIS_SECONDS = 2.0
 CONNECT_SECONDS = 1.0
@@ -183,6 +186,8 @@ class Wire:
         self._closed = False
         self._missing = False
         """Redis was looked for, and not found yet."""
+        self._refused: str | None = None
+        """What to mend, where Redis is there and refuses us."""
 
     @property
     def there(self) -> bool:
@@ -194,14 +199,14 @@ class Wire:
         if self._line is not None:
             return
         if self._closed or self._missing:
-            raise RedisAway("Redis does not answer")
+            raise self._away()
         if self._connecting is None:
             self._connecting = asyncio.create_task(self._connect(), name="redis-wire")
         loop = asyncio.get_running_loop()
         until = loop.time() + CONNECT_SECONDS + self._seconds + 0.5
         while self._line is None:
             if self._missing or self._closed or loop.time() > until:
-                raise RedisAway("Redis does not answer")
+                raise self._away()
             await self._met()
 
     def send(self, packed: bytes) -> asyncio.Future[Any]:
@@ -211,7 +216,7 @@ class Wire:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
         if self._line is None:
-            answer.set_exception(RedisAway("Redis does not answer"))
+            answer.set_exception(self._away())
             answer.exception()  # whoever does not wait for it need not look
             return answer
         if not self._out:
@@ -276,6 +281,9 @@ class Wire:
 
     # the connection
 
+    def _away(self) -> RedisAway:
+        return RedisAway(self._refused or "Redis does not answer")
+
     async def _met(self) -> None:
         """One more state of the search: found, or looked for in vain."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -308,17 +316,22 @@ class Wire:
             self._missing = self._line is None
             self._tell()
 
+    def _tls(self) -> ssl.SSLContext | None:
+        """As the client describes it; raises OSError where a file of it cannot be read."""
+        if not issubclass(self._pool.connection_class, SSLConnection):
+            return None
+        described: Any = self._pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py has no types here
+        context: ssl.SSLContext = described.ssl_context.get()
+        return context
+
     async def _greeted(self) -> _Line | None:
         loop = asyncio.get_running_loop()
         options = self._pool.connection_kwargs
-        context = None
-        if issubclass(self._pool.connection_class, SSLConnection):
-            described: Any = self._pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py has no types here
-            context = described.ssl_context.get()
         answers: asyncio.Queue[Any] = asyncio.Queue()
         line = _Line(lambda _line, value: answers.put_nowait(value), lambda _line: answers.put_nowait(None))
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
+                context = self._tls()
                 if "path" in options:
                     await loop.create_unix_connection(lambda: line, options["path"])
                 else:
@@ -338,9 +351,12 @@ class Wire:
                 for _ in commands:
                     answer = await answers.get()
                     if answer is None or isinstance(answer, RedisError):
+                        known = not str(answer).startswith(("WRONGPASS", "NOAUTH"))
+                        self._refused = None if known else refused.redis_password()
                         line.abort()
                         return None
-        except (OSError, TimeoutError):
+        except (OSError, TimeoutError) as error:
+            self._refused = refused.redis_client(error)
             line.abort()
             return None
         except asyncio.CancelledError:
@@ -348,6 +364,7 @@ class Wire:
             raise
         if line.transport is None or line.transport.is_closing():
             return None
+        self._refused = None
         line._heard = self._heard  # noqa: SLF001 -- the greeting is over: from now on the answers are the callers'
         line._lost = self._lost_line  # noqa: SLF001 -- as above
         return line

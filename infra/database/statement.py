@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 from sqlalchemy.util import greenlet_spawn
 
+from infra import refused
 from infra.database.arrays import read, written
 from infra.database.engine import RECYCLE_SECONDS, hung_up
 from infra.unavailable import Unavailable
@@ -109,7 +110,7 @@ class Statements:
             connection = await self._engine.raw_connection()
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             # The pool hands the driver's own error on where it cannot connect.
-            raise Unavailable("postgres", why=type(error).__name__) from error
+            raise Unavailable("postgres", why=type(error).__name__, remedy=refused.postgres(error)) from error
         try:
             await _driver(connection).set_autocommit(True)
         except psycopg.Error as error:

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from infra import metrics, telemetry
 from infra.kafka.codec import Codec, Outgoing
-from infra.kafka.connection import build_broker, options
+from infra.kafka.connection import build_broker, options, refusal
 from infra.kafka.lane import Group, Lane, MessageTooLarge
 from infra.kafka.letters import attempt_of
 from infra.kafka.raw import Raw
@@ -89,7 +89,8 @@ class Publisher:
                 await self.producer()
         except (TimeoutError, KafkaError, OSError) as error:
             raise BrokerUnavailable(
-                f"no broker at {self._settings.kafka_url} answers ({type(error).__name__})"
+                f"no broker at {self._settings.kafka_url} answers ({type(error).__name__})",
+                remedy=await refusal(self._settings),
             ) from error
 
     async def stop(self) -> None:
@@ -211,7 +212,8 @@ class Publisher:
         except (TimeoutError, KafkaError, OSError, BrokerUnavailable) as error:
             if isinstance(error, TimeoutError) and time.monotonic() - self._used > IDLE_SECONDS:
                 await self._start_anew()
-            return f"kafka does not answer ({type(error).__name__}): check {self._settings.kafka_url}"
+            generic = f"kafka does not answer ({type(error).__name__}): check {self._settings.kafka_url}"
+            return (None if isinstance(error, TimeoutError) else await refusal(self._settings, 1.0)) or generic
         return None
 
     async def _start_anew(self) -> None:

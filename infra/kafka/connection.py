@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ssl
 from typing import Any
 
+from aiokafka.conn import collect_hosts, create_conn
+from aiokafka.errors import KafkaConnectionError, KafkaError, SaslAuthenticationFailed, UnsupportedSaslMechanismError
 from faststream.kafka import KafkaBroker
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
 
@@ -40,6 +44,59 @@ def options(settings: Settings) -> dict[str, Any]:
             "sasl_plain_password": settings.kafka_password.get_secret_value(),
         }
     return found
+
+
+async def refusal(settings: Settings, seconds: float = 3.0) -> str | None:
+    """Which setting to mend, where a broker is there and refuses us; None where it is away. Connects anew.
+
+    aiokafka logs why a connection failed and then raises the same error for all of them. Where nothing is verified and
+    nobody is authenticated there is nothing to ask. Raises SettingsError as `options` does.
+    """
+    if settings.kafka_security == "PLAINTEXT":
+        return None
+    more = {name: value for name, value in options(settings).items() if name != "bootstrap_servers"}
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            for host, port, _ in collect_hosts(options(settings)["bootstrap_servers"]):
+                try:
+                    connection = await create_conn(host, port, client_id="hookline-refusal", **more)
+                except (OSError, KafkaError) as error:
+                    if found := _advice(settings, f"{host}:{port}", error):
+                        return found
+                else:
+                    connection.close()
+    return None
+
+
+def _advice(settings: Settings, at: str, error: OSError | KafkaError) -> str | None:
+    found = None
+    match error:
+        case ssl.SSLCertVerificationError() if "mismatch" in error.verify_message:
+            found = f"has a certificate that is not made for that name: use one that it has in {variable('kafka_url')}"
+        case ssl.SSLCertVerificationError():
+            found = (
+                f"has a certificate that is not trusted ({error.verify_message}): set {variable('kafka_ca_file')} to the PEM "
+                "file of the authority that signed it"
+            )
+        case ssl.SSLError():
+            found = (
+                f"has no TLS with us ({error.reason}): check the port in {variable('kafka_url')}, "
+                f"{variable('kafka_security')} and {variable('kafka_cert_file')}"
+            )
+        case KafkaConnectionError() if settings.kafka_security == "SSL" and settings.kafka_cert_file is None:
+            # With TLS 1.3 a server says so only after the handshake: the connection is made, and then closed.
+            found = (
+                f"closes the connection at once: where it asks for a client certificate, set {variable('kafka_cert_file')} "
+                f"and {variable('kafka_key_file')}; else check {variable('kafka_security')}"
+            )
+        case SaslAuthenticationFailed():
+            found = (
+                f"refuses user and password: check {variable('kafka_username')}, {variable('kafka_password')} and "
+                f"{variable('kafka_sasl_mechanism')} ({settings.kafka_sasl_mechanism})"
+            )
+        case UnsupportedSaslMechanismError():
+            found = f"does not take {settings.kafka_sasl_mechanism}: set {variable('kafka_sasl_mechanism')} to one that it has"
+    return f"the broker at {at} {found}" if found else None
 
 
 def tls(settings: Settings) -> ssl.SSLContext:

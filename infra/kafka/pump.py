@@ -21,7 +21,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from infra import metrics, telemetry
 from infra.kafka.at_once import Fetched, take_at_once
 from infra.kafka.attempt import Again, Attempts, GaveUp, Handler, OnPoison
-from infra.kafka.connection import options
+from infra.kafka.connection import options, refusal
 from infra.kafka.poison import Poison, PoisonLimits, TooMuchPoison
 from infra.kafka.raw import Raw
 from infra.kafka.schedule import Batch, Partition, Schedule
@@ -294,7 +294,8 @@ class Pump:
                     await consumer.stop()
                 if time.monotonic() >= deadline - 1.0:
                     raise BrokerUnavailable(
-                        f"no broker at {self._settings.kafka_url} answers ({type(error).__name__})"
+                        f"no broker at {self._settings.kafka_url} answers ({type(error).__name__})",
+                        remedy=await refusal(self._settings),
                     ) from error
                 self._log.warning("kafka_away", error=type(error).__name__)
                 await asyncio.sleep(1.0)

@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from infra.database.tables import topic_epochs
-from infra.kafka.connection import options
+from infra.kafka.connection import options, refusal
 from infra.settings import Settings, SettingsError
 from infra.unavailable import BrokerUnavailable
 from schemas.topics import ALL, Topic
@@ -104,7 +104,8 @@ class _Admin:
         except (KafkaError, OSError) as error:
             await self._client.close()
             raise BrokerUnavailable(
-                f"no broker at {self._settings.kafka_url} answers ({type(error).__name__})"
+                f"no broker at {self._settings.kafka_url} answers ({type(error).__name__})",
+                remedy=await refusal(self._settings),
             ) from error
         return self._client
 

@@ -12,7 +12,7 @@ import socket
 import struct
 import subprocess
 import uuid
-from collections.abc import Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -66,15 +66,27 @@ class EmbeddedKafka:
 
     name = "kafka"
 
-    def __init__(self, place: Place, *, nodes: int = 1, record: Path | None = None) -> None:
+    def __init__(
+        self,
+        place: Place,
+        *,
+        nodes: int = 1,
+        record: Path | None = None,
+        amend: Callable[[dict[str, str]], dict[str, str]] = dict,
+        format_options: Sequence[str] = (),
+    ) -> None:
         """Args:
         place: where it lives.
         nodes: 1, or 3 to survive the loss of one.
         record: leave a start-up archive here when the run ends.
+        amend: answers the settings that a node gets for those of `server_properties`; called once a node and start.
+        format_options: more of them for kafka-storage's `format` (SCRAM users are made there).
         """
         self._place = place
         self._count = nodes
         self._record = record
+        self._amend = amend
+        self._format_options = tuple(format_options)
 
     def server_names(self) -> list[str]:
         """The names under which the watcher knows the nodes."""
@@ -129,10 +141,8 @@ class EmbeddedKafka:
         for folder in ("log", "tmp"):
             account.own(node.home / folder)
         account.write(node.home / "log4j2.properties", LOGGING)
-        properties = server_properties(
-            node.number,
-            {each.number: (each.port, each.controller_port) for each in nodes},
-        )
+        ports = {each.number: (each.port, each.controller_port) for each in nodes}
+        properties = self._amend(server_properties(node.number, ports))
         account.write(node.home / "server.properties", "".join(f"{key}={value}\n" for key, value in properties.items()))
         formatted = node.home / "formatted"
         if formatted.exists():
@@ -157,6 +167,7 @@ class EmbeddedKafka:
                 "format",
                 f"--cluster-id={identity.read_text()}",
                 "--config=server.properties",
+                *self._format_options,
             ],
             cwd=node.home,
             env={"LC_ALL": "C"},
