@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any, Final
@@ -24,6 +24,7 @@ from infra.crm.client import Busy, CrmClient, CrmVendor, Gone, Page, Read, Refus
 from infra.crm.concepts import concepts_of
 from infra.crm.hubspot_portal import Portals, Rejected
 from infra.crm.known_fields import Fields, KnownFields
+from infra.crm.late_notes import outdated
 from infra.crm.limits import is_bulk
 from infra.crm.own_fields import GROUP_LABEL, OWN_FIELDS, OwnField
 from infra.crm.recent import Recent
@@ -127,13 +128,14 @@ class HubSpotClient:
         self._recent.forget(account.id, plural, wanted)
         try:
             fields = await self._fields(account, object, plural)
-            if self._few(account, wanted) and len(",".join(fields.read)) <= LONGEST_QUERY:
-                records, links = await self._read_few(account, object, plural, wanted, fields)
-            else:
-                records, links = await self._read_in_batches(account, object, plural, wanted, fields)
+            few = self._few(account, wanted) and len(",".join(fields.read)) <= LONGEST_QUERY
+            way = self._read_few if few else self._read_in_batches
+            records, links = await way(account, object, plural, wanted, fields)
+            beside, noted = await self._read_beside(account, links)
+            if late := _outdated(records, links, noted):
+                records |= await self._read_many(account, plural, late, fields.read)
         except Rejected as rejected:
             return dict.fromkeys(ids, rejected.refusal())
-        beside = await self._read_beside(account, links)
         for one in wanted:
             record = records.get(one)
             if record is not None:
@@ -281,8 +283,9 @@ class HubSpotClient:
 
     async def _read_beside(
         self, account: Account, links: Mapping[str, Mapping[str, list[str]]]
-    ) -> dict[tuple[str, str], Note | Related]:
-        """Activities and related records, each read once."""
+    ) -> tuple[dict[tuple[str, str], Note | Related], dict[tuple[str, str], datetime]]:
+        """Activities and related records, each read once; and when activities last changed."""
+        noted: dict[tuple[str, str], datetime] = {}
         wanted: dict[str, dict[str, None]] = {}
         for given in links.values():
             for kind, ids in given.items():
@@ -300,16 +303,18 @@ class HubSpotClient:
                 records = await self._read_many(account, kind, ids, shapes.ACTIVITIES[kind])
             except Rejected:
                 return {}
+            noted.update({(kind, one): shapes.modified_at(record) for one, record in records.items()})
             return {one: shapes.note(kind, record) for one, record in records.items()}
 
         kinds = [kind for kind, ids in wanted.items() if ids]
         answers = await asyncio.gather(*(read(kind, list(wanted[kind])) for kind in kinds))
-        return {
+        found = {
             (kind, one): made
             for kind, answer in zip(kinds, answers, strict=True)
             for one, made in answer.items()
             if made is not None
         }
+        return found, noted
 
     async def parents(self, account: Account, object: str, ids: Sequence[str]) -> dict[str, list[tuple[str, str]]]:  # noqa: A002 - our word
         """See CrmClient."""
@@ -483,6 +488,24 @@ class HubSpotClient:
                 return False
             raise rejected.as_account_unavailable(account.id) from rejected
         return True
+
+
+def _outdated(
+    records: Mapping[str, Mapping[str, Any]],
+    links: Mapping[str, Mapping[str, Sequence[str]]],
+    noted: Mapping[tuple[str, str], datetime],
+) -> list[str]:
+    """Records that are from before a note that was read with them."""
+    now = datetime.now(UTC)
+    return [
+        one
+        for one, record in records.items()
+        if outdated(
+            shapes.modified_at(record),
+            (noted[kind, each] for kind, ids in links.get(one, {}).items() for each in ids if (kind, each) in noted),
+            now,
+        )
+    ]
 
 
 def _linked_kinds(object_: str) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from infra.crm.changed import ChangedPage
 from infra.crm.client import Busy, CrmClient, CrmVendor, Gone, Page, Read, Refused, Survey, Written
 from infra.crm.concepts import concepts_of
 from infra.crm.known_fields import Fields, KnownFields
+from infra.crm.late_notes import outdated
 from infra.crm.limits import is_bulk
 from infra.crm.own_fields import OWN_FIELDS
 from infra.crm.recent import Recent
@@ -128,6 +129,14 @@ class SalesforceClient:
                 self._notes(account, object, wanted),
                 self._contact_roles(account, wanted) if object == "deal" else _nothing(),
             )
+            now = datetime.now(UTC)
+            late = [
+                one
+                for one, record in records.items()
+                if outdated(shapes.modified_at(record), (note.at for note in notes.get(one, ())), now)
+            ]
+            if late:
+                records |= (await self._records(account, object, sobject, late))[1]
         except Rejected as rejected:
             return dict.fromkeys(ids, rejected.refusal())
         related, merged = await asyncio.gather(

@@ -168,6 +168,37 @@ class CrmSuite:
         assert any(note.kind == "email" and note.subject == "Re: offer" for note in notes)
         assert [note.at for note in notes] == sorted(note.at for note in notes)
 
+    async def test_a_note_that_comes_after_its_record_was_read_has_the_record_read_again(
+        self, sandbox, ready, account, monkeypatch
+    ):
+        """INVARIANT: what people see says how new it is. A note that is in an insight is not newer than the insight's as-of."""
+        deal = sandbox.controls.records(account.id, "deal")[0]
+        before = (await ready.read(account, "deal", [deal]))[deal].modified_at
+        name, position = self.reads_records
+        original = getattr(ready, name)
+        record_is_read = asyncio.Event()
+
+        async def first(*given):
+            found = await original(*given)
+            if given[position] in {"deals", "Opportunity"} and not record_is_read.is_set():
+                sandbox.controls.note(account.id, deal, "came in between")
+                record_is_read.set()
+            return found
+
+        links = getattr(ready, self.reads_notes)
+
+        async def then(*given):
+            await record_is_read.wait()
+            return await links(*given)
+
+        monkeypatch.setattr(ready, name, first)
+        monkeypatch.setattr(ready, self.reads_notes, then)
+        monkeypatch.setattr(type(ready), "_few", lambda *_: False, raising=False)
+        read = (await ready.read(account, "deal", [deal]))[deal]
+        monkeypatch.undo()
+        assert "came in between" in [note.text for note in read.notes]
+        assert before < read.modified_at == (await ready.read(account, "deal", [deal]))[deal].modified_at
+
     async def test_only_the_newest_notes_are_read_and_the_rest_is_named(self, sandbox, ready, account):
         deal = sandbox.controls.records(account.id, "deal")[0]
         for number in range(60):

@@ -20,6 +20,8 @@ class TestHubSpot(CrmSuite):
     batch_read = "objects.batch_read"
     batch_write = "objects.batch_update"
     reads = "objects.*"
+    reads_records = ("_read_many", 1)
+    reads_notes = "_links_of_many"
 
     def make(self, sandbox, **more):
         settings = settings_for(sandbox, **more)

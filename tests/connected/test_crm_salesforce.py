@@ -23,6 +23,8 @@ class TestSalesforce(CrmSuite):
     batch = 200
     batch_read = "collections.retrieve"
     batch_write = "collections.update"
+    reads_records = ("_records", 2)
+    reads_notes = "_notes"
     reads = "collections.*"
 
     refuses_text_numbers = False
