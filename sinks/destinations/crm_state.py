@@ -27,7 +27,8 @@ BEGINNING = datetime.fromtimestamp(0, UTC)
 _REF = "tenant, account, object, record_id"
 _VERSION = "epoch, snapshot_offset, generation"
 # All parts of a statement see the table as it was before it: what is returned is from before the mark was set. The mark is for a
-# process that dies, not for a server that does: should both go down within these milliseconds, the same values are written again.
+# process that dies. Should the server die within these milliseconds, the process knows what it has sent (crm_writer.py); should
+# both, or should the record have gone to another process by then, the same values are written again.
 _TAKE_UP = f"""
     WITH given AS (
       SELECT g.* FROM {WITHOUT_FLUSH} CROSS JOIN

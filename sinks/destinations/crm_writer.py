@@ -10,8 +10,9 @@ import asyncio
 import base64
 import secrets
 import time
-from collections.abc import Collection, Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, TypeVar
 
 from infra.accounts import JUST_CONNECTED_SECONDS, Account
@@ -35,6 +36,8 @@ PROVISION_SECONDS = 600.0
 TICK_SECONDS = 0.5
 STANDSTILL_SECONDS = 5.0
 """A process that was stopped for this long may have lost its partitions: half of its session in the consumer group."""
+MOST_UNCONFIRMED = 10_000
+"""Records whose unconfirmed write a process remembers; older ones are known from their note alone."""
 _WRITE_TRIES = 3
 """While answers are lost; between two of them the records are asked what arrived."""
 _MARK_BYTES = 15
@@ -87,6 +90,8 @@ class CrmDestination:
         self._disconnect = needs.disconnect
         self._state = state if state is not None else CrmState(needs.engine, client.name)
         self._provisioned: dict[str, float] = {}
+        self._unconfirmed: dict[RecordRef, None] = {}
+        """What this process has sent and not noted as done, oldest first: a server that is killed forgets a note that was young."""
 
     def accepts(self, insight: Insight) -> bool:
         """See Destination."""
@@ -162,7 +167,7 @@ class CrmDestination:
             # It was there a moment ago: the retry of the batch finds it gone and says so.
             raise CrmUnavailable(self.name, "its account was removed this moment")
         turn = replace(turn)  # others wait for other accounts
-        unsure = {ref for ref in by_ref if known[ref].get(RECORD, Row()).pending}
+        unsure = {ref for ref in by_ref if ref in self._unconfirmed or known[ref].get(RECORD, Row()).pending}
         try:
             for tries_left in reversed(range(_WRITE_TRIES)):
                 held = await self._held(account, object_, unsure, turn)
@@ -236,6 +241,7 @@ class CrmDestination:
             # Others may have these records by now: what is known of them is looked at anew, should they still be ours.
             raise Unavailable("process", why=f"it stood still for {stood:.0f} s")
         rows = {record.ref.id: record.plan.values for record in records}
+        self._remember(record.ref for record in records)
         answer = await self._client.write(account, object_, rows)
         missing = [one for one, found in answer.items() if isinstance(found, CrmRefused) and found.unknown_fields]
         if missing and time.monotonic() - self._provisioned.get(account.id, float("-inf")) > PROVISION_SECONDS:
@@ -246,6 +252,11 @@ class CrmDestination:
         for record in records:
             record.outcome = _translated(answer[record.ref.id])
 
+    def _remember(self, refs: Iterable[RecordRef]) -> None:
+        self._unconfirmed.update(dict.fromkeys(refs))
+        for ref in list(islice(self._unconfirmed, max(0, len(self._unconfirmed) - MOST_UNCONFIRMED))):
+            del self._unconfirmed[ref]
+
     async def _note(self, records: dict[RecordRef, _Record], turn: _Turn) -> None:
         done = [
             (record.ref, analysis, row)
@@ -254,6 +265,8 @@ class CrmDestination:
             for analysis, row in record.plan.rows
         ]
         overtaken = await self._state.done(done, turn.claim)
+        for ref in records:
+            self._unconfirmed.pop(ref, None)
         if overtaken:
             # Somebody else wrote while we wrote: which of the two came last, only the record itself can say.
             await self._state.doubt(overtaken)

@@ -37,7 +37,8 @@ class Pace:
     """Let the time have come for what is set aside, once the fault is over: a short run does not wait half a minute."""
 
 
-STILL_SECONDS = 60.0
+STILL_SECONDS = 120.0
+"""Above what may pass until a silent server is taken for away: PostgreSQL and Kafka one after the other are 55 s."""
 ALWAYS = frozenset({"RECORD_GONE"})
 """Dead letters that are no fault's: somebody deleted a record while a change of it was under way."""
 
@@ -133,7 +134,7 @@ async def _run_without(stand: Stand, judge: Judge, each: Unprotected, seed: int,
 
 
 async def _settle(stand: Stand, judge: Judge, pace: Pace) -> tuple[Verdict, bool]:
-    """Wait until all is settled, or too long, or for a minute in which nothing has moved."""
+    """Wait until all is settled, or too long, or for STILL_SECONDS in which nothing has moved."""
     deadline = time.monotonic() + pace.patience
     verdict: Verdict | None = None
     moved, before = time.monotonic(), ""

@@ -70,6 +70,29 @@ async def test_killed_between_the_answer_and_the_note_nothing_is_written_twice(w
     assert world.crm.asked == [["1"]], "once confirmed, the record is not asked again"
 
 
+async def test_a_database_that_was_killed_and_forgot_the_note_makes_no_second_write(world):
+    """INVARIANT: the note waits for no disk, so whoever has sent knows by itself. If it fails, a restarted database doubles writes."""
+    world.state.lose_next_done = True
+    with pytest.raises(ConnectionError):
+        await world.sink.write([insight()])
+    world.state.rows.clear()
+    assert await world.sink.write([insight()]) == [Unchanged()]
+    assert (len(world.crm.writes), world.crm.asked) == (1, [["1"]])
+    world.state.rows.clear()
+    assert await world.sink.write([insight()]) == [Written()], "once noted, it is nobody's memory but the database's"
+
+
+async def test_what_was_sent_and_never_noted_is_remembered_of_so_many_records_only(world, monkeypatch):
+    monkeypatch.setattr("sinks.destinations.crm_writer.MOST_UNCONFIRMED", 2)
+    world.state.lose_next_done = True
+    given = [insight(record=one) for one in ("1", "2", "3")]
+    with pytest.raises(ConnectionError):
+        await world.sink.write(given)
+    world.state.rows.clear()
+    await world.sink.write(given)
+    assert sorted(map(sorted, world.crm.asked)) == [["2", "3"]]
+
+
 async def test_a_write_that_never_arrived_is_done_again(world):
     world.crm.error = CrmUnavailable("hubspot", "ReadTimeoutError")
     with pytest.raises(Unavailable):
