@@ -6,6 +6,8 @@ people: their number is bounded and they hold nothing personal. Counters end in 
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -44,6 +46,16 @@ class Gauge(_AtHand, _Gauge):
 
 class Histogram(_AtHand, _Histogram):
     """See prometheus_client."""
+
+    def observe_many(self, amounts: Sequence[float]) -> None:
+        """`observe` of each: every lock is taken once."""
+        bounds, found = self._upper_bounds, dict[int, int]()
+        for amount in amounts:
+            place = bisect_left(bounds, amount)
+            found[place] = found.get(place, 0) + 1
+        self._sum.inc(sum(amounts))
+        for place, number in found.items():
+            self._buckets[place].inc(number)
 
 
 _NONE: dict[tuple[Any, ...], Any] = {}

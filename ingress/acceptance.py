@@ -24,18 +24,17 @@ from infra.keyring import DataKey
 from infra.telemetry import log, start_trace
 from infra.unavailable import Unavailable
 from ingress import answers
-from ingress.conditions import conditions_of
 from ingress.identity import RequestIds
+from ingress.known import Dialect, Known, Limits
 from ingress.ledger import Ledger, Refused
 from ingress.parcel import Parcels
+from ingress.per_endpoint import MOST
 from ingress.proxies import Proxies
 from ingress.rates import Rates
 from ingress.refused import KEPT, MAX_BODY_BYTES, Allowance, RefusedRequest
-from ingress.replays import Mark, Replays, SignedOnce
+from ingress.replays import Mark
 from ingress.sender_trace import link_sender
 from ingress.sources.source import Answer, InboundRequest, Source, json_refused
-from ingress.split import Splittable
-from ingress.verification import judge
 from schemas.delivery import Refusal
 
 Scope = MutableMapping[str, Any]
@@ -65,17 +64,6 @@ class DeliveryKeys(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the door takes; see the settings `ingress_…`."""
-
-    message_bytes: int
-    """The largest body that fits into one message."""
-    split_bytes: int
-    """The largest body where the dialect lets us cut it."""
-    body_seconds: float
-
-
 class RefusedError(Exception):
     """The request is turned away. `gone`: nobody is there any more to hear it."""
 
@@ -84,25 +72,6 @@ class RefusedError(Exception):
     ) -> None:
         super().__init__(detail)
         self.refusal, self.detail, self.size, self.gone, self.retry_after = refusal, detail, size, gone, retry_after
-
-
-class Dialect:
-    """What is known of a source once and for all."""
-
-    __slots__ = ("accepted", "answer", "cap", "head", "once", "replayed", "replays", "seconds", "source", "split")
-
-    def __init__(self, source: Source, limits: Limits) -> None:
-        self.source = source
-        self.answer = source.accepted()
-        self.head = answers.head_of(self.answer)
-        once = source if isinstance(source, SignedOnce) else None
-        self.once = once.once if once is not None else None
-        self.replays = Replays(hold_seconds=once.signature_holds_seconds if once is not None else 0.0)
-        self.split = source.split if isinstance(source, Splittable) else None
-        self.cap = limits.message_bytes if self.split is None else max(limits.split_bytes, limits.message_bytes)
-        self.accepted = metrics.REQUESTS.labels(source.name, "accepted")
-        self.replayed = metrics.REQUESTS.labels(source.name, Refusal.REPLAYED.value)
-        self.seconds = metrics.REQUEST_SECONDS.labels(source.name)
 
 
 @dataclass(slots=True)
@@ -115,8 +84,10 @@ class Case:
     """What stands where an endpoint's id should."""
     endpoint: Endpoint | None = None
     dialect: Dialect | None = None
+    known: Known | None = None
     span: Span | None = None
     request: InboundRequest | None = None
+    scope: Scope | None = None
     received_at: datetime | None = None
     mark: Mark = ()
 
@@ -154,6 +125,7 @@ class Acceptance:
         self.limits = limits
         self.now = now
         self.draw = RequestIds(trace_ratio)
+        self._known: dict[bytes, Known] = {}
         self._ledger = ledger
         self._rates = rates
         self._allowance = Allowance()
@@ -168,29 +140,54 @@ class Acceptance:
         asked = path[len(_PREFIX) :].decode("ascii", "replace")
         return asked if path.startswith(_PREFIX) and 0 < len(asked) <= _MAX_ID else None
 
+    def known(self, path: bytes) -> Known | None:
+        """What is known of the endpoint that a path names; None where there is none, or nobody here speaks its language."""
+        found = self._known.get(path)
+        if found is not None and self.endpoint(found.endpoint.id) is found.endpoint:
+            return found
+        self._known.pop(path, None)
+        asked = self.asked(path)
+        endpoint = self.endpoint(asked) if asked is not None else None
+        dialect = self.dialects.get(endpoint.source) if endpoint is not None else None
+        if endpoint is None or dialect is None:
+            return None
+        if len(self._known) >= MOST:
+            self._known.clear()
+        made = self._known[path] = Known(endpoint, dialect, self._public)
+        return made
+
+    def key(self, known: Known, now: datetime) -> DataKey | None:
+        """The endpoint's key of this hour, from memory; None when it is not there."""
+        if known.key_from <= now < known.key_until:
+            return known.key
+        return known.keep(self.keys.cached_delivery_key(known.endpoint.tenant, known.endpoint.id, now), now)
+
     @staticmethod
     def begin_trace(case: Case) -> None:
         """A span for the few that are traced."""
         case.span = start_trace("delivery.receive", case.request_id, kind=SpanKind.SERVER)
 
     def believe(self, case: Case, scope: Scope, headers: Mapping[bytes, bytes], body: bytes) -> InboundRequest:
-        """The request, which comes from who it says it does; raises RefusedError. Afterwards `case` knows endpoint, dialect and time."""
-        endpoint, dialect = case.endpoint, case.dialect
-        assert endpoint is not None
-        assert dialect is not None
-        now = case.received_at = self.now()
+        """The request, which comes from who it says it does; raises RefusedError. Afterwards `case` knows it, and when it came."""
+        known = case.known
+        assert known is not None
         query: bytes = scope["query_string"]
         target: bytes = scope["raw_path"] + b"?" + query if query else scope["raw_path"]
-        caller = self._proxies.caller(scope, headers)
-        public = conditions_of(endpoint).public or self._public
-        if public is None:
-            public = caller.origin()
-        request = case.request = InboundRequest(scope["method"].encode(), target, public, headers, body, caller)
-        denied = judge(dialect.source, request, endpoint, now)
+        request = InboundRequest(scope["method"].encode(), target, known.public or b"", headers, body)
+        return self.judge(case, known, request, scope, self.now())
+
+    def judge(self, case: Case, known: Known, request: InboundRequest, scope: Scope, now: datetime) -> InboundRequest:
+        """`believe`, for whoever has the request and the time at hand. `scope`: what ASGI's says of the connection."""
+        case.received_at, case.request, case.scope = now, request, scope
+        if known.asks:
+            caller = request.caller = self._proxies.caller(scope, request.headers)
+            if known.public is None:
+                request.public = caller.origin()
+        denied = known.verify(request, known.endpoint, now)
         if denied is not None:
-            raise RefusedError(denied.refusal, denied.detail, len(body))
+            raise RefusedError(denied.refusal, denied.detail, len(request.body))
         if case.span is not None:
-            link_sender(case.span, headers)
+            link_sender(case.span, request.headers)
         return request
 
     def is_new(self, case: Case) -> bool:
@@ -226,15 +223,21 @@ class Acceptance:
         assert case.request is not None
         assert case.received_at is not None
         kind = case.request.headers.get(b"content-type", b"")
-        return self._wrap(case.endpoint, key, case.request_id, case.received_at, kind, body, self._traceparent(case), part)  # fmt: skip
+        traceparent = (
+            self.draw.traceparent(case.request_id)
+            if case.span is None
+            else self._traceparent(case.span, case.request_id)
+        )
+        return self._wrap(case.endpoint, key, case.request_id, case.received_at, kind, body, traceparent, part)  # fmt: skip
 
     @staticmethod
-    def accepted(case: Case) -> None:
-        """The broker has it."""
-        assert case.dialect is not None
+    def accepted(case: Case, seconds: float) -> None:
+        """The broker has it, so many seconds after its last byte."""
+        dialect = case.dialect
+        assert dialect is not None
         if case.mark:
-            case.dialect.replays.note(case.mark, time.monotonic())
-        case.dialect.accepted.inc()
+            dialect.replays.note(case.mark, time.monotonic())
+        dialect.took(seconds)
 
     @staticmethod
     def as_refusal(error: Exception, size: int) -> RefusedError | None:
@@ -268,12 +271,11 @@ class Acceptance:
         self._log.error("ingress_failed", request_id=case.request_id, error=type(error).__name__)
         return 500, answers.PLAIN, answers.FAILED
 
-    def _traceparent(self, case: Case) -> str:
-        if case.span is not None:
-            context = case.span.get_span_context()
-            if context.is_valid:
-                return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
-        return self.draw.traceparent(case.request_id)
+    def _traceparent(self, span: Span, request_id: str) -> str:
+        context = span.get_span_context()
+        if context.is_valid:
+            return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+        return self.draw.traceparent(request_id)
 
     def _note(self, case: Case, cause: Refusal, status: int, detail: str, size: int) -> None:
         endpoint = case.endpoint
@@ -297,6 +299,8 @@ class Acceptance:
         request, at, endpoint = case.request, case.received_at, case.endpoint
         if cause not in KEPT or request is None or at is None or endpoint is None or not self._ledger.keeps_requests:
             return None
+        if request.caller is None and case.scope is not None:
+            request.caller = self._proxies.caller(case.scope, request.headers)
         size = len(request.body)
         key = self.keys.cached_delivery_key(endpoint.tenant, endpoint.id, at)
         if key is None or size > MAX_BODY_BYTES or not self._allowance.take(endpoint.id, size, at):

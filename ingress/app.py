@@ -20,9 +20,9 @@ from infra.role import Parts, Readiness, Role
 from infra.settings import Settings, SettingsError, require, variable
 from infra.unavailable import Unavailable
 from ingress import answers, tls
-from ingress.acceptance import Limits
 from ingress.gate import READY_BELOW, Gate
 from ingress.identity import RequestIds
+from ingress.known import Limits
 from ingress.ledger import Ledger, PostgresRefusals, Refused
 from ingress.lifeline import follow_parent
 from ingress.outlet import Outlet

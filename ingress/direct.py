@@ -14,15 +14,17 @@ from typing import Any
 from infra.kafka.codec import Outgoing
 from ingress.acceptance import Acceptance, Case, RefusedError
 from ingress.answers import head_of
-from ingress.conditions import conditions_of
 from ingress.gate import Gate
+from ingress.known import Known
+from ingress.sources.source import InboundRequest
 
-Scope = MutableMapping[str, Any]
 Settled = Callable[[Exception | None], None]
 Offer = Callable[[Sequence[Outgoing], Settled], object]
 """Calls back once, with None after the broker's acknowledgement or with what went wrong. Never blocks; raises what it knows at once."""
 Reply = Callable[[bytes, bytes], None]
 """Takes the answer's status line and headers, each ended by CRLF and without the empty line, and its body. Must not raise."""
+Peer = MutableMapping[str, Any]
+"""What ASGI's scope says of a connection (`client`, `scheme`, `state`), and the `headers` of the request; read until `reply`."""
 
 
 class Direct:
@@ -34,32 +36,35 @@ class Direct:
         self._offer = offer
         self._most = acceptance.limits.message_bytes
 
-    def take(self, scope: Scope, body: bytes, reply: Reply) -> bool:
+    def take(self, method: bytes, url: bytes, peer: Peer, body: bytes, reply: Reply) -> bool:
         """Whether this way is the one for it; False: nothing has happened. Never blocks or raises."""
-        if scope["method"] != "POST" or not 0 < len(body) <= self._most:
+        size = len(body)
+        if method != b"POST" or not 0 < size <= self._most:
             return False
         acceptance, gate = self._acceptance, self._gate
-        asked = acceptance.asked(scope["raw_path"]) or ""
-        endpoint = acceptance.endpoint(asked)
-        dialect = acceptance.dialects.get(endpoint.source) if endpoint is not None else None
-        if endpoint is None or dialect is None or not endpoint.enabled or conditions_of(endpoint).handshake is not None:
+        path, query = url, b""
+        if b"?" in url:
+            path, _, query = url.partition(b"?")
+        known = acceptance.known(path)
+        if known is None or not known.plain:
             return False
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        key = acceptance.keys.cached_delivery_key(endpoint.tenant, endpoint.id, acceptance.now())
+        headers: dict[bytes, bytes] = dict(peer["headers"])
+        now = acceptance.now()
+        key = acceptance.key(known, now)
         if key is None or b"content-encoding" in headers or not gate.enter():
             return False
-        case = Case(*acceptance.draw.draw(), asked, endpoint, dialect)
-        passage = _Passage(acceptance, gate, case, len(body), reply)
-        if not gate.take(passage.size):
-            passage.leave()
+        passage = _Passage(acceptance, gate, known, size, reply)
+        if not gate.take(size):
+            gate.done(size)
             return False
         try:
-            if case.traced:
-                acceptance.begin_trace(case)
-            acceptance.believe(case, scope, headers, body)
-            if acceptance.is_new(case):
-                acceptance.spend(case)
-                self._offer((acceptance.message(case, key, body),), passage.settled)
+            if passage.traced:
+                acceptance.begin_trace(passage)
+            request = InboundRequest(method, url if query else path, known.public or b"", headers, body)
+            acceptance.judge(passage, known, request, peer, now)
+            if acceptance.is_new(passage):
+                acceptance.spend(passage)
+                self._offer((acceptance.message(passage, key, body),), passage.settled)
             else:
                 passage.settled(None, replayed=True)
         except Exception as error:  # noqa: BLE001 - whatever it is, the sender must hear of it
@@ -67,47 +72,49 @@ class Direct:
         return True
 
 
-class _Passage:
+class _Passage(Case):
     """One request on its way, until it is answered."""
 
-    __slots__ = ("_acceptance", "_began", "_case", "_gate", "_reply", "size")
+    __slots__ = ("_acceptance", "_began", "_gate", "_reply", "_size")
 
-    def __init__(self, acceptance: Acceptance, gate: Gate, case: Case, size: int, reply: Reply) -> None:
-        self._acceptance, self._gate, self._case, self._reply = acceptance, gate, case, reply
-        self.size = size
+    def __init__(self, acceptance: Acceptance, gate: Gate, known: Known, size: int, reply: Reply) -> None:
+        # All of a Case's fields, without the call: there is one a request.
+        self.request_id, self.traced = acceptance.draw.draw()
+        self.known, self.endpoint, self.dialect = known, known.endpoint, known.dialect
+        self.asked = known.endpoint.id
+        self.span = self.request = self.scope = self.received_at = None
+        self.mark = ()
+        self._acceptance, self._gate, self._reply, self._size = acceptance, gate, reply, size
         self._began = time.perf_counter()
-
-    def leave(self) -> None:
-        """It is no longer inside."""
-        self._gate.give_back(self.size)
-        self._gate.leave()
 
     def settled(self, error: Exception | None, *, replayed: bool = False) -> None:
         """Answer."""
-        case = self._case
-        self.leave()
+        self._gate.done(self._size)
         try:
             if error is None:
-                dialect = case.dialect
+                dialect = self.dialect
                 assert dialect is not None
-                if not replayed:
-                    self._acceptance.accepted(case)
-                dialect.seconds.observe(time.perf_counter() - self._began)
-                head, body = dialect.head, dialect.answer[2]
+                took = time.perf_counter() - self._began
+                if replayed:
+                    dialect.seconds.observe(took)
+                else:
+                    self._acceptance.accepted(self, took)
+                head, body = dialect.head, dialect.body
             else:
                 head, body = self._turned_away(error)
         except Exception as bug:  # noqa: BLE001 - as everywhere at the door: a bug of ours answers, too
             head, body = self._failed(bug)
-        case.end()
-        self._reply(head + case.request_id.encode() + b"\r\n", body)
+        if self.span is not None:
+            self.end()
+        self._reply(head + self.request_id.encode() + b"\r\n", body)
 
     def _turned_away(self, error: Exception) -> tuple[bytes, bytes]:
-        refused = error if isinstance(error, RefusedError) else self._acceptance.as_refusal(error, self.size)
+        refused = error if isinstance(error, RefusedError) else self._acceptance.as_refusal(error, self._size)
         if refused is None:
             return self._failed(error)
-        answer, extra = self._acceptance.refuse(self._case, refused)
+        answer, extra = self._acceptance.refuse(self, refused)
         return head_of(answer, extra), answer[2]
 
     def _failed(self, error: Exception) -> tuple[bytes, bytes]:
-        answer = self._acceptance.failed(self._case, error)
+        answer = self._acceptance.failed(self, error)
         return head_of(answer), answer[2]

@@ -48,6 +48,11 @@ class Gate:
         """They are no longer held."""
         self.bytes -= size
 
+    def done(self, size: int) -> None:
+        """`give_back` and `leave`."""
+        self.bytes -= size
+        self.requests -= 1
+
     def fullness(self) -> float:
         """The share that is taken, of requests or bytes, whichever is larger."""
         return max(self.requests / max(1, self._max_requests), self.bytes / max(1, self._max_bytes))

@@ -9,6 +9,7 @@ their order means nothing: so a batch holds all that waits instead of a sixth of
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooL
 from infra import metrics
 from infra.kafka.codec import Outgoing
 from infra.kafka.lane import MessageTooLarge
+from infra.kafka.straight import send_batch
 from infra.unavailable import BrokerUnavailable
 
 FLUSHES = 3
@@ -79,6 +81,8 @@ class Outlet:
         self._tasks: set[asyncio.Task[None]] = set()
         self._running = 0
         self._oldest: dict[int, float] = {}
+        self._unanswered = math.inf
+        """Since when the oldest of the batches under way is."""
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
         self._loop = asyncio.get_running_loop()
@@ -122,7 +126,8 @@ class Outlet:
                 raise MessageTooLarge(f"{length} bytes for {self._topic}, over {self._max_message_bytes}")
             size += length
         now = self._loop.time()
-        self._admit(size, now)
+        if self._stopped or self._queued_bytes + size > MAX_QUEUED_BYTES or now - self._unanswered > self._seconds:
+            self._admit(size, now)
         group = _Group(messages, size, now + self._seconds, told)
         self._queued_bytes += size
         self._waiting.append(group)
@@ -152,7 +157,7 @@ class Outlet:
             raise BrokerUnavailable("this process is stopping")
         if self._queued_bytes and self._queued_bytes + size > MAX_QUEUED_BYTES:
             raise BrokerUnavailable(f"{self._queued_bytes} bytes wait for an acknowledgement")
-        if self._oldest and now - min(self._oldest.values()) > self._seconds:
+        if now - self._unanswered > self._seconds:
             # Whoever comes while Kafka is known to be away need not wait the whole time to hear it.
             raise BrokerUnavailable(f"{self._topic} has not acknowledged for {self._seconds:g} s")
 
@@ -179,6 +184,7 @@ class Outlet:
         mark = self._loop.time()
         slot = id(asyncio.current_task())
         self._oldest[slot] = mark
+        self._unanswered = min(self._unanswered, mark)
         partition: int | None = None
         try:
             producer = await self._producer()
@@ -192,7 +198,7 @@ class Outlet:
             batch.close()
             count = sum(number for _, number in parts)
             try:
-                await (await producer.send_batch(batch, self._topic, partition=partition))
+                await send_batch(producer, batch, self._topic, partition)
             except KafkaError as error:
                 self._failed.inc(count)
                 self._settle(parts, _as_ours(error, self._topic))
@@ -209,6 +215,7 @@ class Outlet:
                     self._tell(group, None)
         finally:
             del self._oldest[slot]
+            self._unanswered = min(self._oldest.values(), default=math.inf)
             if partition is not None:
                 self._busy.discard(partition)
 
@@ -231,7 +238,7 @@ class Outlet:
                 waiting.popleft()
                 continue
             first = group.taken
-            for message in group.messages[first:]:
+            for message in group.messages[first:] if first else group.messages:
                 if (
                     batch.append(
                         key=message.key, value=message.value, timestamp=message.timestamp_ms, headers=message.headers

@@ -20,12 +20,13 @@ from infra.kafka.codec import Outgoing
 from infra.keyring import DataKey
 from infra.unavailable import Unavailable
 from ingress import answers
-from ingress.acceptance import Acceptance, Case, DeliveryKeys, Dialect, Endpoints, Limits, RefusedError, utc_now
+from ingress.acceptance import Acceptance, Case, DeliveryKeys, Endpoints, RefusedError, utc_now
 from ingress.body import Body, BodyRefusedError
 from ingress.conditions import conditions_of
 from ingress.deadlines import Deadlines
 from ingress.direct import Direct, Offer
 from ingress.gate import Gate
+from ingress.known import Dialect, Limits
 from ingress.ledger import Ledger
 from ingress.proxies import Proxies
 from ingress.rates import Rates
@@ -108,6 +109,7 @@ class Receiver:
         dialect = case.dialect = self._acceptance.dialects.get(endpoint.source)
         if dialect is None:
             raise RefusedError(Refusal.ENDPOINT_DISABLED, "its source is not installed here")
+        case.known = self._acceptance.known(scope["raw_path"])
         method: str = scope["method"]
         handshake = conditions_of(endpoint).handshake
         if handshake is not None and endpoint.enabled:
@@ -146,18 +148,21 @@ class Receiver:
             if said is not None:
                 metrics.REQUESTS.labels(dialect.source.name, "greeted").inc()
                 return said
-            await self._keep(case, endpoint, dialect, content)
-            dialect.seconds.observe(time.perf_counter() - complete)
+            if await self._keep(case, endpoint, dialect, content):
+                self._acceptance.accepted(case, time.perf_counter() - complete)
+            else:
+                dialect.seconds.observe(time.perf_counter() - complete)
             return dialect.answer
         finally:
             body.release()
             self._gate.leave()
 
-    async def _keep(self, case: Case, endpoint: Endpoint, dialect: Dialect, content: bytes) -> None:
+    async def _keep(self, case: Case, endpoint: Endpoint, dialect: Dialect, content: bytes) -> bool:
+        """False: a replay, of which nothing needs keeping."""
         acceptance = self._acceptance
         size = len(content)
         if not acceptance.is_new(case):
-            return
+            return False
         acceptance.spend(case)
         parts = [content] if size <= self._limits.message_bytes else await self._split(dialect, content)
         now = case.received_at
@@ -169,7 +174,7 @@ class Receiver:
             await self._publish([acceptance.message(case, key, part, number) for number, part in enumerate(parts)])
         except (Unavailable, MessageTooLarge) as error:
             raise acceptance.as_refusal(error, size) or error from error
-        acceptance.accepted(case)
+        return True
 
     async def _split(self, dialect: Dialect, body: bytes) -> list[bytes]:
         limit = self._limits.message_bytes

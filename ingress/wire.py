@@ -28,7 +28,7 @@ from schemas.delivery import Refusal
 SWEEP_SECONDS = 0.5
 LINGER_SECONDS = 0.5
 
-Take = Callable[[MutableMapping[str, Any], bytes, Callable[[bytes, bytes], None]], bool]
+Take = Callable[[bytes, bytes, MutableMapping[str, Any], bytes, Callable[[bytes, bytes], None]], bool]
 """`Direct.take`."""
 Noted = Callable[[Refusal, str], str]
 """Told of every refusal at the wire, with a detail; returns the request's id. Must not block or raise."""
@@ -120,22 +120,28 @@ class _Never:
 
 
 class _Short:
-    """What uvicorn's `RequestResponseCycle` is to the protocol, of a request that went the short way and is whole."""
+    """What uvicorn's `RequestResponseCycle` is to the protocol, of a request that went the short way and is whole.
 
-    __slots__ = ("_door", "_transport", "disconnected", "keep_alive", "response_complete", "response_started")
+    One a connection, used again when it is done: a connection has one request at a time on the short way.
+    """
+
+    __slots__ = ("_door", "answer", "disconnected", "keep_alive", "response_complete", "response_started", "transport")
 
     more_body = False
     message_event = _Never()
 
-    def __init__(self, door: DoorProtocol, transport: asyncio.Transport, *, keep_alive: bool) -> None:
+    def __init__(self, door: DoorProtocol) -> None:
         self._door = door
-        self._transport = transport
-        self.keep_alive = keep_alive
-        self.disconnected = self.response_started = self.response_complete = False
+        self.transport: Any = None
+        self.keep_alive = False
+        self.disconnected = self.response_started = False
+        self.response_complete = True
+        self.answer = self.reply
+        """`reply`, bound once."""
 
     def reply(self, head: bytes, body: bytes) -> None:
         """One answer, in one piece; nothing when nobody is there any more."""
-        transport = self._transport
+        transport = self.transport
         if self.disconnected or self.response_complete or transport.is_closing():
             return
         self.response_started = self.response_complete = True
@@ -162,6 +168,11 @@ class DoorProtocol(HttpToolsProtocol):
         self._guard = guard
         self._limits = guard.limits
         self._take = guard.take
+        self._short = _Short(self)
+        """Of the request that goes the short way; there is one at a time."""
+        self._peer: dict[str, Any] = {}
+        """What the short way is told of the connection."""
+        self._version = "1.1"
         self._held: list[bytes] | None = None
         """What has come of the body of a request that may go the short way; None where there is no such request."""
         self._idle_since = 0.0
@@ -183,6 +194,8 @@ class DoorProtocol(HttpToolsProtocol):
         certificate = verified_certificate(transport)
         if certificate is not None:
             self.app_state = {**self.app_state, CLIENT_CERTIFICATE: certificate}
+        self._peer = {"client": self.client, "scheme": self.scheme, "state": self.app_state}
+        self._short.transport = transport
         self._since = self.loop.time()
         if not self._guard.enter(self):
             self._end(Refusal.OVERLOADED, "too many connections")
@@ -222,7 +235,9 @@ class DoorProtocol(HttpToolsProtocol):
 
     @override
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        # The rest of uvicorn's, which is ASGI's, is made where somebody needs it.
+        self.url = b""
+        self.headers = []
         self._since = self.loop.time()
         self._first_chunk = True
         self._head_bytes = 0
@@ -236,23 +251,21 @@ class DoorProtocol(HttpToolsProtocol):
 
     @override
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self.headers.append((name, value))
+        self.headers.append((name.lower(), value))
         if self._counting:
             self._count(len(name) + len(value) + 4)
 
     @override
     def on_headers_complete(self) -> None:
         self._since = 0.0
-        if self.parser.get_http_version() not in _VERSIONS:
+        self._version = self.parser.get_http_version()
+        if self._version not in _VERSIONS:
             raise _UnreadableError
         if len(self.headers) > self._limits.headers:
             self._count(0)
         self._counting = True  # trailers
         if self._take is None or self._busy() or self.flow.write_paused:
-            super().on_headers_complete()
+            self._begin_cycle()
         else:
             self._held = []
 
@@ -278,23 +291,34 @@ class DoorProtocol(HttpToolsProtocol):
         if self._held is None or self._take is None or not self.url.startswith(_OUR_PATHS) or b"#" in self.url:
             return False
         body = self._held[0] if len(self._held) == 1 else b"".join(self._held)
-        scope: MutableMapping[str, Any] = self.scope  # type: ignore[assignment]  # of the same shape
-        scope["method"] = self.parser.get_method().decode("ascii")
-        scope["raw_path"], _, scope["query_string"] = self.url.partition(b"?")
+        peer, parser, short = self._peer, self.parser, self._short
+        peer["headers"] = self.headers
         before = self.cycle
-        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        short = _Short(self, self.transport, keep_alive=keep_alive)
+        short.keep_alive = self._version != "1.0" and parser.should_keep_alive()
+        short.disconnected = short.response_started = short.response_complete = False
         self.cycle = short  # type: ignore[assignment]  # uvicorn's protocol asks no more of it than it has
-        if self._take(scope, body, short.reply):
+        if self._take(parser.get_method(), self.url, peer, body, short.answer):
             return True
+        short.response_complete = True
         self.cycle = before
         return False
 
     def _go_the_usual_way(self) -> None:
         held, self._held = self._held or (), None
-        super().on_headers_complete()
+        self._begin_cycle()
         for body in held:
             super().on_body(body)
+
+    def _begin_cycle(self) -> None:
+        """As uvicorn does with a request whose headers are here."""
+        url, headers = self.url, self.headers
+        super().on_message_begin()
+        self.url, self.headers = url, headers
+        self.scope["headers"] = headers
+        self.expect_100_continue = any(
+            name == b"expect" and value.lower() == b"100-continue" for name, value in headers
+        )
+        super().on_headers_complete()
 
     @override
     def on_response_complete(self) -> None:

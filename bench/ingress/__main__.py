@@ -32,7 +32,7 @@ from pydantic import SecretStr
 from bench.children import Child, cpu_seconds_of, machine_seconds
 from bench.failure import BenchError
 from bench.ingress import floor
-from bench.ingress.load import CONNECTIONS, Load, Run
+from bench.ingress.load import CONNECTIONS, SHARED_CONNECTIONS, Load, Run
 from console.serve import bring_up_to_date
 from infra.accounts import Registry
 from infra.database.engine import build_engine
@@ -49,7 +49,7 @@ TRIAL_SECONDS = 2.0
 START_SECONDS = 60.0
 PUBLIC = "https://hooks.example.com"
 FASTAPI = ("fastapi==0.165.0",)
-_MOST = {1: 20_000, 100: 9_000}
+_MOST = {1: 30_000, 100: 9_000}
 """Requests a second that are signed beforehand; more than this machine answers."""
 
 
@@ -152,7 +152,7 @@ def _two_workers(one: Side, two: Side, ops: int, load: Load) -> dict[str, Any]:
     sides = [replace(one, cpu_us=[], rates=[]), two]
     before = _answers(ops)
     print("One worker against two on one port:")
-    _rounds(sides, load)
+    _rounds(sides, load, SHARED_CONNECTIONS)
     grown = _answers(ops, by="worker")
     if sum(_answers(ops).values()) <= sum(before.values()) or len(grown) < 2:
         raise BenchError(f"the two workers did not share the work: {grown}")
@@ -162,21 +162,27 @@ def _two_workers(one: Side, two: Side, ops: int, load: Load) -> dict[str, Any]:
         "workers_us": [round(median(side.cpu_us), 1) for side in sides],
         "workers_per_second": [round(median(side.rates)) for side in sides],
         "workers_rate_ratio": round(median(b / a for a, b in zip(single.rates, double.rates, strict=True)), 2),
+        "workers_cpus": [
+            round(median(us * rate for us, rate in zip(side.cpu_us, side.rates, strict=True)) / 1e6, 2)
+            for side in sides
+        ],
         "lesser_workers_share": round(share, 2),
     }
 
 
-def _rounds(sides: Sequence[Side], load: Load) -> int:
+def _rounds(sides: Sequence[Side], load: Load, connections: int = CONNECTIONS) -> int:
     """Measure; returns how many requests the ingress answered."""
     sent = 0
-    print(f"{ROUNDS} rounds of {ROUND_SECONDS:.0f} s a side after a warm-up, {CONNECTIONS} kept-alive connections; CPU us a request (requests/s):")  # fmt: skip
+    print(f"{ROUNDS} rounds of {ROUND_SECONDS:.0f} s a side after a warm-up, {connections} kept-alive connections; CPU us a request (requests/s):")  # fmt: skip
     for number in range(-1, ROUNDS):
         told = []
         busy, had = machine_seconds()
         for side in sides if number % 2 else reversed(sides):
             cpu = side.cpu_seconds()
             seconds = ROUND_SECONDS if number >= 0 else 1.0
-            run = load.run(side.port, side.events, seconds, _MOST[side.events], again=side.name == "read")
+            run = load.run(
+                side.port, side.events, seconds, _MOST[side.events], connections=connections, again=side.name == "read"
+            )
             used = (side.cpu_seconds() - cpu) / run.requests * 1e6
             sent += run.requests if side.name == "ingress" else 0
             if number >= 0:

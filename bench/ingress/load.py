@@ -19,6 +19,8 @@ from pathlib import Path
 from bench.failure import BenchError
 
 CONNECTIONS = 32
+SHARED_CONNECTIONS = 128
+"""Where several workers share them: with fewer each has so few that its batches are half as large, and cost as much."""
 PACED_CONNECTIONS = 256
 """At an even pace each waits before it sends again: the more there are, the less an answer's time takes from the pace."""
 WINDOW_MS = 280_000
@@ -73,7 +75,15 @@ class Load:
         self.errors = 0
 
     def run(
-        self, port: int, events: int, seconds: float, expected: float, *, rate: float = 0.0, again: bool = False
+        self,
+        port: int,
+        events: int,
+        seconds: float,
+        expected: float,
+        *,
+        connections: int = CONNECTIONS,
+        rate: float = 0.0,
+        again: bool = False,
     ) -> Run:
         """Send for `seconds`; `expected` requests a second at most. `rate` > 0: at that pace, else as fast as answers come.
 
@@ -81,7 +91,7 @@ class Load:
         """
         signed, content = self._folder / "signed.txt", self._folder / "body.json"
         body = body_of(events, next(self._number))
-        connections = PACED_CONNECTIONS if rate else CONNECTIONS
+        connections = PACED_CONNECTIONS if rate else connections
         content.write_bytes(body)
         with signed.open("wb") as file:
             for stamp in self._stamps(int(expected * (seconds + 1)) + connections):

@@ -1,4 +1,4 @@
-"""What consumers say to the broker all the time, written and read at a quarter of the price.
+"""What consumers and producers say to the broker all the time, written and read at a quarter of the price.
 
 aiokafka writes and reads each field by itself, each partition of each request: for a fetch of twelve partitions that is 0.3 ms of
 CPU there and back, and a consumer fetches with every message. Here neighbouring fields of a fixed size are one call of `struct`.
@@ -18,11 +18,13 @@ from typing import Any, Final
 
 from aiokafka.protocol.commit import OffsetCommitRequest_v3, OffsetCommitResponse_v3
 from aiokafka.protocol.fetch import FetchRequest_v4, FetchRequest_v11, FetchResponse_v4, FetchResponse_v11
+from aiokafka.protocol.produce import ProduceRequest_v7, ProduceResponse_v7
 from aiokafka.protocol.types import Array, Boolean, Float64, Int8, Int16, Int32, Int64, Schema, UInt32
 
 _FIXED: Final = {Int8: "b", Int16: "h", Int32: "i", Int64: "q", UInt32: "I", Boolean: "?", Float64: "d"}
 _SPOKEN: Final = (
     FetchRequest_v4, FetchRequest_v11, FetchResponse_v4, FetchResponse_v11, OffsetCommitRequest_v3, OffsetCommitResponse_v3,
+    ProduceRequest_v7, ProduceResponse_v7,
 )  # fmt: skip
 """Of brokers of today the last versions that aiokafka knows, and of each the one before the fields that came later."""
 _COUNT: Final = struct.Struct(">i")

@@ -3,7 +3,7 @@
 Law: the only place that makes, wraps or opens keys.
 """
 
-from infra.keyring.cipher import DataKey, Undecryptable, key_id_of, open_sealed, seal
+from infra.keyring.cipher import DataKey, Sealing, Undecryptable, key_id_of, open_sealed, seal
 from infra.keyring.master import MasterKeys, new_master_key
 from infra.keyring.ring import Keyring
 from infra.keyring.store import KeyStore, MemoryKeys, PostgresKeys
@@ -15,6 +15,7 @@ __all__ = [
     "MasterKeys",
     "MemoryKeys",
     "PostgresKeys",
+    "Sealing",
     "Undecryptable",
     "key_id_of",
     "new_master_key",

@@ -20,7 +20,8 @@ from pydantic import Field
 
 from ingress.configuration import EndpointConfiguration
 from ingress.dialects import hubspot as dialect
-from ingress.secrets import secrets_of
+from ingress.keyed import Keyed
+from ingress.secrets import keyed_of, secrets_of
 from ingress.sources.source import (
     FROM_THE_FUTURE,
     SIGNATURE_MISSING,
@@ -52,7 +53,7 @@ _DECODED = {
     b"%27": b"'", b"%28": b"(", b"%29": b")", b"%2A": b"*", b"%2C": b",", b"%3B": b";",
 }  # fmt: skip
 _ESCAPES = re.compile(b"|".join(re.escape(escape) for escape in _DECODED))
-_MILLISECONDS = re.compile(rb"[0-9]{1,15}")
+_MOST_DIGITS = 15
 _RANK = {"v1": 1, "v2": 2, "v3": 3}
 
 
@@ -79,14 +80,14 @@ class HubSpot:
 
     def verify(self, request: InboundRequest, endpoint: Endpoint, now: datetime) -> Denied | None:
         """Check the strongest signature present against every secret that is valid now."""
-        secrets = secrets_of(endpoint, now)
-        if not secrets:
+        keyed = keyed_of(endpoint, now)
+        if not keyed:
             return disabled(endpoint, now)
-        weakest = _RANK.get(str(endpoint.config.get("signature", "v1")), 3)
         v3 = request.headers.get(b"x-hubspot-signature-v3")
         if v3 is not None:
-            return _verify_v3(request, v3, secrets, now)
-        return _verify_plain(request, secrets, weakest)
+            return _verify_v3(request, v3, keyed, now)
+        weakest = _RANK.get(str(endpoint.config.get("signature", "v1")), 3)
+        return _verify_plain(request, secrets_of(endpoint, now), weakest)
 
     def once(self, request: InboundRequest, endpoint: Endpoint) -> tuple[bytes, ...] | None:
         """The signature v3 covers everything; a weaker one carries no time, and nothing says that two of those are one."""
@@ -130,15 +131,15 @@ def _verify_plain(request: InboundRequest, secrets: list[bytes], weakest: int) -
     return None if holds else VERIFICATION_FAILED
 
 
-def _verify_v3(request: InboundRequest, given: bytes, secrets: list[bytes], now: datetime) -> Denied | None:
+def _verify_v3(request: InboundRequest, given: bytes, keyed: list[Keyed], now: datetime) -> Denied | None:
     stamp = request.headers.get(b"x-hubspot-request-timestamp")
     if stamp is None:
         return SIGNATURE_MISSING
-    if not _MILLISECONDS.fullmatch(stamp):
+    if not stamp.isdigit() or len(stamp) > _MOST_DIGITS:
         return VERIFICATION_FAILED
-    covered = request.method + decode_uri(request.uri()) + request.body + stamp
-    for secret in secrets:
-        if hmac.compare_digest(base64.b64encode(hmac.digest(secret, covered, "sha256")), given):
+    covered = b"".join((request.method, decode_uri(request.uri()), request.body, stamp))
+    for key in keyed:
+        if hmac.compare_digest(base64.b64encode(key.digest(covered)), given):
             break
     else:
         return VERIFICATION_FAILED

@@ -18,8 +18,8 @@ from infra.kafka.raw import Raw, RawMessage
 from infra.keyring import Keyring, MemoryKeys
 from infra.plugins import load
 from infra.unavailable import BrokerUnavailable, Unavailable
-from ingress.acceptance import Limits
 from ingress.gate import Gate
+from ingress.known import Limits
 from ingress.ledger import Ledger
 from ingress.rates import Rates
 from ingress.receiver import Receiver
@@ -264,7 +264,8 @@ class House:
         if self.short and whole and direct is not None:
             await self.make_keys()
             replies: asyncio.Queue[tuple[bytes, bytes]] = asyncio.Queue()
-            if direct.take(scope, waiting[0]["body"], lambda *answer: replies.put_nowait(answer)):
+            url = path.encode() + (b"?" + query if query else b"")
+            if direct.take(method.encode(), url, scope, waiting[0]["body"], lambda *answer: replies.put_nowait(answer)):
                 self.taken += 1
                 return _read_reply(*await replies.get())
         await self.receiver(scope, receive or from_list, send)

@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 import structlog
 
+from infra import metrics
 from infra.kafka.codec import Codec
 from infra.kafka.raw import RawMessage
 from ingress import answers
 from ingress.gate import READY_BELOW, Gate
+from ingress.known import KEY_ASKED_EVERY
 from ingress.rates import Rates
 from ingress.refused import MAX_BODY_BYTES, PER_SECOND, RefusedRequest
 from schemas.delivery import Refusal
@@ -426,3 +428,49 @@ def test_readiness_falls_before_requests_are_refused():
     while gate.fullness() < READY_BELOW:
         assert gate.enter()
     assert gate.enter()
+
+
+async def test_a_changed_endpoint_is_judged_as_it_is_now():
+    """INVARIANT: what is remembered of an endpoint ends with it. If this fails, a disabled one, or an old secret, goes on working."""
+    door = house()
+    assert (await door.ask(PATH, BODY, signed())).status == 202
+    door.directory.known = {EP.id: endpoint(secrets=(secret(b"another-secret-of-the-app"),))}
+    assert (await door.ask(PATH, BODY, signed(b"[]"))).status == 401
+    door.directory.known = {EP.id: endpoint(enabled=False)}
+    assert (await door.ask(PATH, BODY, signed())).status == 403
+    door.directory.known = {EP.id: endpoint(config={"networks": ["192.0.2.0/24"]})}
+    assert (await door.ask(PATH, BODY, signed())).status == 403
+    door.directory.known = {}
+    assert (await door.ask(PATH, BODY, signed())).status == 404
+
+
+async def test_an_accepted_request_is_counted_once_with_its_time():
+    def told() -> tuple[float, float]:
+        samples = [each for family in metrics.REQUEST_SECONDS.collect() for each in family.samples]
+        timed = sum(
+            each.value for each in samples if each.name.endswith("_count") and each.labels["source"] == "hubspot"
+        )
+        return metrics.REQUESTS.labels("hubspot", "accepted")._value.get(), timed
+
+    door, before = house(), told()
+    for number in range(3):
+        assert (await door.ask(PATH, b"[%d]" % number, signed(b"[%d]" % number))).status == 202
+    await asyncio.sleep(0)
+    assert [now - then for now, then in zip(told(), before, strict=True)] == [3, 3]
+
+
+async def test_a_key_that_was_destroyed_is_forgotten_at_once():
+    """INVARIANT: the ring forgets within two seconds, and the door asks it ten times a second. If this fails, erasure takes an hour."""
+    moment = [NOW]
+    door = house(now=lambda: moment[0])
+    await door.make_keys()
+    acceptance = door.receiver._acceptance
+    known = acceptance.known(PATH.encode())
+    assert acceptance.key(known, NOW) is not None
+    door.ring._deliveries.clear()
+    assert acceptance.key(known, NOW + KEY_ASKED_EVERY - timedelta(milliseconds=1)) is not None
+    assert acceptance.key(known, NOW + KEY_ASKED_EVERY) is None
+    await door.make_keys()
+    assert acceptance.key(known, NOW) is not None  # what was not there is asked for each time
+    last = NOW.replace(minute=59, second=59, microsecond=990_000)
+    assert acceptance.key(known, last) is not acceptance.key(known, last + timedelta(milliseconds=10))

@@ -378,3 +378,35 @@ async def test_a_body_in_pieces_goes_the_usual_way_and_ends_the_same(door: Door)
         assert statuses(await asyncio.wait_for(reader.read(), 5)) == [202, 200]
         writer.close()
     assert body == BODY
+
+
+async def test_who_asks_whether_to_go_on_is_told_and_served(door: Door):
+    head, _, body = GOOD.partition(b"\r\n\r\n")
+    reader, writer = await door.open()
+    for _ in range(2):
+        writer.write(head + b"\r\nExpect: 100-continue\r\n\r\n")
+        assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(body)
+        answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        assert answer.startswith(b"HTTP/1.1 202 ")
+        await reader.readexactly(len(b'{"accepted":true}'))
+    writer.close()
+
+
+async def test_requests_of_one_connection_go_either_way_in_any_order(door: Door):
+    """INVARIANT: nothing of a request stays for the next one on its connection. If it fails, one sender's headers count for another's."""
+    unsigned = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (PATH, len(BODY), BODY)
+    greeting = b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % PATH
+    reader, writer = await door.open()
+    for request, status in [(GOOD, 202), (unsigned, 401), (greeting, 200), (unsigned, 401), (GOOD, 202), (greeting, 200), (GOOD, 202)]:  # fmt: skip
+        for cut in (len(request), len(request) - 1):
+            writer.write(request[:cut])
+            await writer.drain()
+            await asyncio.sleep(0 if cut == len(request) else 0.01)
+            writer.write(request[cut:])
+            answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+            assert answer.startswith(b"HTTP/1.1 %d " % status)
+            length = re.search(rb"content-length: (\d+)", answer)
+            assert length is not None
+            await reader.readexactly(int(length[1]))
+    writer.close()

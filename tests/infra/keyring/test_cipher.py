@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.keyring import DataKey, Undecryptable, key_id_of, open_sealed, seal
+from infra.keyring import DataKey, Sealing, Undecryptable, key_id_of, open_sealed, seal
 from infra.keyring.cipher import OVERHEAD, new_id
 
 KEY = DataKey(new_id(), "acme", "record", "acme/hubspot:1/contact/7", os.urandom(32))
@@ -17,6 +17,19 @@ def test_what_was_sealed_opens_with_the_same_key_and_purpose(plaintext: bytes, c
     sealed = seal(KEY, plaintext, purpose="crm.changes", compress=compress)
     assert open_sealed(KEY, sealed, purpose="crm.changes") == plaintext
     assert key_id_of(sealed) == KEY.id
+
+
+@given(plaintexts=st.lists(st.binary(max_size=4000), min_size=1, max_size=3), compress=st.booleans())
+def test_a_sealing_that_is_kept_seals_as_the_function_does(plaintexts: list[bytes], compress: bool) -> None:
+    sealing = Sealing(KEY, "crm.deliveries")
+    sealed = [sealing.seal(each, compress=compress) for each in (*plaintexts, *plaintexts)]
+    assert [open_sealed(KEY, each, purpose="crm.deliveries") for each in sealed] == plaintexts * 2
+    assert len({each[:29] for each in sealed}) == len(
+        sealed
+    )  # INVARIANT: no nonce twice, or AES-GCM keeps nothing secret
+    assert {each[0] for each in sealed} == {seal(KEY, each, purpose="p", compress=compress)[0] for each in plaintexts}
+    with pytest.raises(Undecryptable):
+        open_sealed(KEY, sealed[0], purpose="crm.changes")
 
 
 @pytest.mark.parametrize("compress", [False, True])
