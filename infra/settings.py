@@ -233,11 +233,13 @@ class Settings(BaseSettings):
     tenant_changes_per_second: int = Field(
         default=100,
         ge=1,
-        description="Changes a second of one tenant that travel on the live lane; what is above goes to the bulk lane. "
+        description="Changes a second that a tenant may send on the live lane; while it sends more, it is on the bulk lane. "
         "For one tenant: `hookline tenant rate`.",
     )
     tenant_changes_burst: int = Field(
-        default=2_000, ge=1, description="Changes that a tenant may send at once before its rate counts."
+        default=300,
+        ge=1,
+        description="Changes that a tenant may send at once before its rate counts: what people do in a session, and not an import.",
     )
 
     # Processors

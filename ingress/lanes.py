@@ -1,16 +1,23 @@
 """Which lane a tenant's changes take: a token bucket per tenant, the same for all replicas.
 
-Law: decides a lane and nothing else: no change is refused or held up by it. Buckets lie in Redis, and what is lost with
-Redis is a bucket that is full again. While Redis is away each replica keeps buckets of its own, with its share of the rate.
+Law: decides a lane and nothing else: no change is refused or held up by it. What is over the rate is owed, up to another
+burst: who floods is on the bulk lane altogether, until it was under its rate for as long as that takes to fill. Which changes
+of a flood go first would be chance, and all others would pay for it. Buckets lie in Redis, and what is lost with Redis is a
+bucket that is full again. While Redis is away each replica keeps buckets of its own, with its share of the rate.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Protocol
 
+from infra.kafka.giving_way import GivingWay
+from infra.kafka.raw import Raw
+from infra.kafka.schedule import Owner, owner_of
 from infra.redis_wire import RedisAway, Script, Wire
 from infra.telemetry import log
 from ingress.allowances import Allowance
@@ -26,9 +33,10 @@ local rate, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
 local bucket = redis.call('HMGET', KEYS[1], 'tokens', 'at')
 local at = tonumber(bucket[2] or now)
 local tokens = math.min(burst, tonumber(bucket[1] or burst) + math.max(0, now - at) * rate / 1000)
-local granted = math.min(tonumber(ARGV[3]), math.floor(tokens))
-redis.call('HSET', KEYS[1], 'tokens', tokens - granted, 'at', math.max(now, at))
-redis.call('PEXPIRE', KEYS[1], math.ceil(burst * 1000 / rate) + 1000)
+local wanted = tonumber(ARGV[3])
+local granted = math.max(0, math.min(wanted, math.floor(tokens)))
+redis.call('HSET', KEYS[1], 'tokens', math.max(-burst, tokens - wanted), 'at', math.max(now, at))
+redis.call('PEXPIRE', KEYS[1], math.ceil(2 * burst * 1000 / rate) + 1000)
 return granted
 """)
 
@@ -62,8 +70,8 @@ class LocalBuckets:
             burst = limit.burst * share
             tokens, at = self._buckets.pop(tenant, (burst, now))
             tokens = min(burst, tokens + (now - at) * limit.per_second * share)
-            granted[tenant] = min(number, int(tokens))
-            self._buckets[tenant] = tokens - granted[tenant], now
+            granted[tenant] = max(0, min(number, int(tokens)))
+            self._buckets[tenant] = max(-burst, tokens - number), now
         while len(self._buckets) > MOST_LOCAL:
             self._buckets.popitem(last=False)
         return granted
@@ -97,3 +105,47 @@ class SharedBuckets:
             return await self._local.take(wanted)
         self._away = False
         return dict(zip(wanted, granted, strict=True))
+
+
+class Taking(Protocol):
+    """`SharedBuckets`."""
+
+    async def take(self, wanted: Mapping[str, int]) -> Mapping[str, int]:
+        """See `ingress.translator.Rates`."""
+        ...
+
+
+class Slower:
+    """Has deliveries of who is over its rate give way to those of others: a flood is as much work here as everywhere."""
+
+    def __init__(self, rates: Taking, way: GivingWay) -> None:
+        """`way`: what they give way by; somebody else runs it."""
+        self._rates = rates
+        self._way = way
+        self._over: set[Owner] = set()
+        self._one = asyncio.Lock()
+
+    async def take(self, wanted: Mapping[str, int]) -> Mapping[str, int]:
+        """See `ingress.translator.Rates`; remembers who is over."""
+        granted = await self._rates.take(wanted)
+        for tenant, number in wanted.items():
+            if granted.get(tenant, 0) < number:
+                if len(self._over) < MOST_LOCAL:
+                    self._over.add(tenant.encode())
+            else:
+                self._over.discard(tenant.encode())
+                self._way.saw_live()
+        return granted
+
+    def slowed(self, handle: Callable[[Sequence[Raw]], Awaitable[None]]) -> Callable[[Sequence[Raw]], Awaitable[None]]:
+        """The same handler, which rests after deliveries of nobody but who was over its rate when it was last asked."""
+
+        async def handler(raws: Sequence[Raw]) -> None:
+            if not all(owner_of(raw) in self._over for raw in raws):
+                await handle(raws)
+                return
+            # One at a time where it is to give way: several that rest a while each would hardly rest at all.
+            async with self._one if self._way.share < 1.0 else nullcontext(), self._way.turn():
+                await handle(raws)
+
+        return handler

@@ -291,12 +291,12 @@ class Translator:
         if not doubtful:
             return
         try:
-            changed = await self._known.refresh()
+            await self._known.refresh()
         except (SQLAlchemyError, OSError) as error:
             raise as_unavailable(error) or Unavailable("postgres", why=type(error).__name__) from error
-        if changed:
-            for work in doubtful:
-                self._translate(work)
+        # Whether or not it found news itself: the view may have been replaced since these were translated.
+        for work in doubtful:
+            self._translate(work)
 
     async def _ask_redis(self, works: Sequence[_Work]) -> tuple[dict[str, str], Mapping[str, int]]:
         """The marks to set once all is acknowledged, and what may take the live lane; what was seen is taken out.

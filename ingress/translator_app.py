@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from infra.kafka.giving_way import GivingWay
 from infra.kafka.pump import Pump
 from infra.kafka.topics import epoch
 from infra.plugins import load
@@ -14,7 +15,7 @@ from infra.unavailable import as_unavailable
 from ingress import lanes, seen
 from ingress.allowances import Allowances
 from ingress.hot import HotSpots
-from ingress.lanes import LocalBuckets, SharedBuckets
+from ingress.lanes import LocalBuckets, SharedBuckets, Slower
 from ingress.pubsub.frame import SOURCE
 from ingress.pubsub.store import SchemaStore, StreamStore
 from ingress.seen import SeenMarks
@@ -49,20 +50,23 @@ class TranslatorRole(Role):
         self.background(allowances.follow, "allowances")
         hot = HotSpots(self.parts.redis)
         self.background(hot.run, "hot-spots")
+        way = GivingWay()
+        self.background(way.run, "giving-way")
+        rates = Slower(SharedBuckets(wire, allowances, LocalBuckets(allowances, self._share)), way)
         translator = Translator(
             opener=self.codec,
             out=self.publisher,
             known=self.parts.directory,
             sources=load("ingress.sources", Source),  # type: ignore[type-abstract]  # the protocol is only asked for its members
             marks=SeenMarks(wire),
-            rates=SharedBuckets(wire, allowances, LocalBuckets(allowances, self._share)),
+            rates=rates,
             hot=hot,
             times=touches,
             epoch=await epoch(self.parts.engine, DELIVERIES),
             demands=StreamStore(self.parts.engine),
             prepare={SOURCE: SchemaStore(self.parts.engine).prepare},
         )
-        self._consuming = self.pump([DELIVERIES], GROUP, translator.handle, max_batch_bytes=MOST_BYTES)
+        self._consuming = self.pump([DELIVERIES], GROUP, rates.slowed(translator.handle), max_batch_bytes=MOST_BYTES)
         self.background(self._forget_deliveries, "forget-deliveries")
 
     def _share(self) -> float:

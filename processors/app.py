@@ -37,6 +37,8 @@ MOST_CHANGES = 500
 """Messages of one call: five batch reads of HubSpot, three of Salesforce; smaller ones would not fill them by kind of record."""
 MOST_BULK_CHANGES = 200
 """Of a bulk call: what it publishes comes to the analyst at one go, where others wait behind it."""
+BULK_CALLS = 4
+"""Of those at once, three of one tenant's: what their records hang on is little for a batch read, and goes in one where several wait."""
 ENVELOPE_BYTES = 4_096
 """What sealing and headers add to a message, and room."""
 MOST_SNAPSHOTS = 25
@@ -83,7 +85,7 @@ class HydratorRole(Role):
             hydrator.on(CHANGES_BULK),
             max_batch=MOST_BULK_CHANGES,
             cooldown=window,
-            concurrency=2,
+            concurrency=BULK_CALLS,
         )
         readers = [
             Reader(ANALYST_GROUP, RECORDS.name, vital=True),

@@ -70,6 +70,8 @@ CLOCK_TOLERANCE = timedelta(seconds=2)
 """An event's time and its record's last-modified time come from two clocks of the CRM."""
 LAG_SECONDS = 2.0
 READS_AT_ONCE = 16
+AT_ONE_GO = 16
+"""Records that are looked at before others get their turn."""
 OTHERS_HEARD_SECONDS = 30.0
 """Another account that answered within this time shows that it is not everybody's trouble."""
 
@@ -228,8 +230,7 @@ class Hydrator:
             elif ask == self._parents:
                 parents.extend(parents_of(group, answer))
             else:
-                for trigger in group:
-                    await self._consider(batch, trigger, answer[trigger.ref.id])
+                await self._consider_all(batch, group, answer)
         self._without_crm(batch, failed)
         return parents
 
@@ -285,6 +286,14 @@ class Hydrator:
                 self._count(trigger, "set_aside")
 
     # Deciding
+
+    async def _consider_all(
+        self, batch: Batch, group: list[Trigger], answer: Mapping[str, Read | Gone | Refused]
+    ) -> None:
+        for place, trigger in enumerate(group):
+            if place % AT_ONE_GO == 0:
+                await asyncio.sleep(0)  # hundreds of records must not keep the loop from another's one
+            await self._consider(batch, trigger, answer[trigger.ref.id])
 
     async def _consider(self, batch: Batch, trigger: Trigger, answer: Read | Gone | Refused) -> None:
         standing = batch.standings.get(trigger.ref)

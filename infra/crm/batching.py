@@ -2,7 +2,8 @@
 
 Law: a batch is whatever waits when the previous call returns: a call takes its rows in the moment in which its turn has
 come, and while one is under way another begins only when it is full, or when the first takes long. So batches are full where
-the account's limit is the narrow place, and where it is not no row waits for longer than a call. Where calls are scarce without
+the account's limit is the narrow place, and where it is not no row waits for longer than a call. While it waits for its turn
+a batch says how full it is (`limits.filling`), for who gives turns to prefer the fuller. Where calls are scarce without
 anybody standing in line, rows wait for others as long as a saved call is worth (`worth_waiting`). Rows go in the order in
 which they came; one id is in a batch once, its next row in a later one. A batch's failure is told to its own rows alone.
 """
@@ -15,6 +16,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
+
+from infra.crm.limits import filling
 
 P = TypeVar("P")
 V = TypeVar("V")
@@ -64,8 +67,8 @@ class _Row(Generic[P, V]):
 @dataclass(slots=True)
 class _Queue(Generic[P, V]):
     rows: deque[_Row[P, V]] = field(default_factory=deque)
-    coming: int = 0
-    """Batches that have not taken their rows yet."""
+    coming: list[object] = field(default_factory=list)
+    """Batches that have not taken their rows yet, first come first."""
     under_way: int = 0
     """Batches that have."""
     timer: asyncio.TimerHandle | None = None
@@ -117,12 +120,14 @@ class Batches(Generic[P, V]):
         with self._lock:
             full, rest = divmod(len(queue.rows), self._size)
             due = 0.0
-            if rest and full + 1 > queue.coming:
+            coming = len(queue.coming)
+            if rest and full + 1 > coming:
                 patience = PATIENCE_SECONDS if queue.under_way else 0.0
                 due = queue.rows[0].came + max(patience, self._worth_waiting(key))
-            missing = max(0, full + (1 if rest and due <= now + CLOCK_SECONDS else 0) - queue.coming)
-            queue.coming += missing
-            waits = bool(queue.rows) and not queue.coming
+            missing = [object() for _ in range(full + (1 if rest and due <= now + CLOCK_SECONDS else 0) - coming)]
+            queue.coming.extend(missing)
+            # Those who come later begin a batch of their own or fill this one; nobody else would wake what is too little for it now.
+            waits = bool(rest) and len(queue.coming) <= full
         if waits:
 
             def late() -> None:
@@ -130,12 +135,12 @@ class Batches(Generic[P, V]):
                 self._start(key, queue, run)
 
             queue.wake(due, late)
-        for _ in range(missing):
-            task = asyncio.create_task(self._batch(key, queue, run))
+        for place in missing:
+            task = asyncio.create_task(self._batch(key, queue, run, place))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
-    async def _batch(self, key: Key, queue: _Queue[P, V], run: Run[P, V]) -> None:
+    async def _batch(self, key: Key, queue: _Queue[P, V], run: Run[P, V], place: object) -> None:
         rows: list[_Row[P, V]] = []
         taken = False
 
@@ -144,15 +149,23 @@ class Batches(Generic[P, V]):
             with self._lock:
                 if not taken:
                     taken = True
-                    queue.coming -= 1
+                    queue.coming.remove(place)
                     queue.under_way += 1
                     rows.extend(self._taken(queue))
                 return {row.id: row.payload for row in rows}
 
+        def fill() -> float:
+            with self._lock:
+                if taken:
+                    return 1.0
+                before = queue.coming.index(place) * self._size
+                return min(1.0, max(0, len(queue.rows) - before) / self._size)
+
         answer: Mapping[str, V] = {}
         failed: BaseException | None = None
         try:
-            answer = await run(take)
+            with filling(fill):
+                answer = await run(take)
         except BaseException as error:  # noqa: BLE001 - told to the rows, whatever it is
             failed = error
         take()

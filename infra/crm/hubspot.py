@@ -18,7 +18,7 @@ from infra.accounts import Account
 from infra.crm import hubspot_changed
 from infra.crm import hubspot_listing as listing
 from infra.crm import hubspot_shapes as shapes
-from infra.crm.batching import Batches, Take
+from infra.crm.batching import Batches, Key, Take
 from infra.crm.changed import ChangedPage
 from infra.crm.client import Busy, CrmClient, CrmVendor, Gone, Page, Read, Refused, Survey, Written
 from infra.crm.concepts import concepts_of
@@ -68,12 +68,17 @@ class HubSpotClient:
         self._known = KnownFields()
         self._recent = Recent(ttl_seconds=settings.crm_recent_seconds)
         self._searches = hubspot_changed.Pace()
-        self._records: Batches[None, dict[str, Any]] = Batches(BATCH)
-        self._links: Batches[None, dict[str, Any]] = Batches(BATCH)
-        # Reads are asked for in hundreds, and whoever asks waits for them; writes come as analyses end, a few at a time.
+        # Live reads are asked for by those who wait for them. What bulk work reads beside its records is little, and writes come
+        # as analyses end, a few at a time: where calls are scarce they wait for others.
+        self._records: Batches[None, dict[str, Any]] = Batches(BATCH, worth_waiting=self._worth_waiting_in_bulk)
+        self._links: Batches[None, dict[str, Any]] = Batches(BATCH, worth_waiting=self._worth_waiting_in_bulk)
         self._writes: Batches[Mapping[str, str], Written | Gone | Refused | Busy] = Batches(
             BATCH, worth_waiting=lambda key: self._portals.worth_waiting(key[0])
         )
+
+    def _worth_waiting_in_bulk(self, key: Key) -> float:
+        account, bulk = key[:2]
+        return self._portals.worth_waiting(account) if bulk else 0.0
 
     async def close(self) -> None:
         """See CrmClient."""

@@ -19,6 +19,9 @@ from typing import Final
 from infra.settings import Settings
 
 _BULK: ContextVar[bool] = ContextVar("crm_bulk", default=False)
+Fill = Callable[[], float]
+"""How full a call would be if it went now: 0 to 1."""
+_FILL: ContextVar[Fill] = ContextVar("crm_fill", default=lambda: 1.0)
 BELIEVED_SECONDS: Final = 300.0
 SPENT_SECONDS: Final = 10.0
 """As in `lua/limits.lua`."""
@@ -42,6 +45,23 @@ def bulk_work(bulk: bool = True) -> Iterator[None]:
 def is_bulk() -> bool:
     """Whether this task's calls are bulk work."""
     return _BULK.get()
+
+
+@contextmanager
+def filling(fill: Fill) -> Iterator[None]:
+    """CRM calls made within take rows while they wait for their turn, and `fill()` says how many: where turns are scarce the fuller
+    call goes first. What is called outside of it gains nothing by waiting, and counts as full.
+    """
+    token = _FILL.set(fill)
+    try:
+        yield
+    finally:
+        _FILL.reset(token)
+
+
+def fill_of_task() -> Fill:
+    """How full this task's calls are; asked in its event loop, whenever a turn is to be given."""
+    return _FILL.get()
 
 
 @dataclass(frozen=True, slots=True)

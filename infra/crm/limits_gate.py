@@ -1,8 +1,9 @@
 """Whose turn it is to call an account: one line for all processes, kept in Redis.
 
-Law: a call waits once in this process (first come, first served) and once in Redis (`lua/limits.lua`), where processes take
-turns by whose oldest call has waited longest; nobody asks before the moment that Redis named. Redis away: this process goes
-on alone, with a conservative share of what the vendor last said (`limits.Window`), and forgets it when Redis is back.
+Law: calls wait in this process, and it asks Redis for turns (`lua/limits.lua`), where processes take turns by whose next call has
+waited longest; nobody asks before the moment that Redis named. A turn goes to the call that is fullest in that moment, for
+what is not full yet fills while it waits; among equals first come, first served, and who was passed over MOST_PASSED times
+goes before all who were not. Redis away: this process goes on alone, with a conservative share of what the vendor last said (`limits.Window`), and forgets it when Redis is back.
 A turn that is never given back, because its process died, comes back by itself.
 """
 
@@ -12,7 +13,6 @@ import asyncio
 import math
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,7 +23,7 @@ from redis.asyncio import Redis
 
 from infra import metrics
 from infra.crm.client import AccountUnavailable
-from infra.crm.limits import Policy, Said, Window, is_bulk, policy_of
+from infra.crm.limits import Fill, Policy, Said, Window, fill_of_task, is_bulk, policy_of
 from infra.redis import build_redis
 from infra.redis_wire import RedisAway, Script, Wire
 from infra.settings import Settings
@@ -31,6 +31,8 @@ from infra.settings import Settings
 KEY: Final = "hookline:crm:"
 LOOK_AGAIN_SECONDS: Final = 5.0
 """No wait is longer than this without another look: what was awaited may have been given up elsewhere."""
+MOST_PASSED: Final = 32
+"""So many calls that came later may go before one that is not full: 3 s by HubSpot's 110 calls in 10 s."""
 
 
 @lru_cache(maxsize=1)
@@ -39,24 +41,53 @@ def script() -> Script:
     return Script(files("infra.crm").joinpath("lua/limits.lua").read_bytes())
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiter:
     turn: asyncio.Future[str]
     since: float
+    fill: Fill
+    passed: int = 0
+    """Calls that came later and went before."""
 
 
 @dataclass(slots=True)
 class _Line:
     """One account's calls in one lane of this process."""
 
-    places: asyncio.Semaphore
-    waiting: deque[_Waiter] = field(default_factory=deque)
+    free: int
+    """Of the calls that may be under way at once, those that are not."""
+    waiting: list[_Waiter] = field(default_factory=list)
+    """In the order in which they came."""
     asking: asyncio.Task[None] | None = None
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    """A call is over."""
 
     def patient(self) -> list[_Waiter]:
         """Who still waits, first come first."""
-        self.waiting = deque(waiter for waiter in self.waiting if not waiter.turn.done())
-        return list(self.waiting)
+        self.waiting = [waiter for waiter in self.waiting if not waiter.turn.done()]
+        return self.waiting
+
+    def next(self) -> _Waiter | None:
+        """Whose turn it is now, if anybody waits."""
+        waiting = self.patient()
+        overdue = next((waiter for waiter in waiting if waiter.passed >= MOST_PASSED), None)
+        return overdue or max(waiting, key=lambda waiter: waiter.fill(), default=None)
+
+    def grant(self, turn: str) -> bool:
+        """Give the turn to whose it is; False when nobody waits any more."""
+        chosen = self.next()
+        if chosen is None:
+            return False
+        for waiter in self.waiting[: self.waiting.index(chosen)]:
+            waiter.passed += 1
+        self.free -= 1
+        chosen.turn.set_result(turn)
+        return True
+
+    def leave(self) -> None:
+        """A call is over, or will not be made."""
+        self.free += 1
+        self.left.set()
 
 
 class SharedGate:
@@ -90,16 +121,11 @@ class SharedGate:
         line = self._lines.get((account, bulk))
         if line is None:
             places = max(1, self._policy.concurrency // 2) if bulk else self._policy.concurrency
-            line = self._lines[account, bulk] = _Line(asyncio.Semaphore(places))
+            line = self._lines[account, bulk] = _Line(places)
         began = self._clock()
         try:
             async with asyncio.timeout(self._policy.wait_seconds):
-                await line.places.acquire()
-                try:
-                    return await self._turn(account, bulk, line, began)
-                except BaseException:
-                    line.places.release()
-                    raise
+                return await self._turn(account, bulk, line, began)
         except TimeoutError:
             metrics.CRM_HELD_BACK.labels(self._crm, "window").inc()
             raise AccountUnavailable(
@@ -109,7 +135,7 @@ class SharedGate:
             metrics.CRM_TURN_SECONDS.labels(self._crm, "bulk" if bulk else "live").observe(self._clock() - began)
 
     async def _turn(self, account: str, bulk: bool, line: _Line, began: float) -> str:
-        waiter = _Waiter(asyncio.get_running_loop().create_future(), began)
+        waiter = _Waiter(asyncio.get_running_loop().create_future(), began, fill_of_task())
         line.waiting.append(waiter)
         if line.asking is None:
             line.asking = asyncio.create_task(self._ask(account, bulk, line), name=f"crm-turns-{self._crm}")
@@ -118,6 +144,7 @@ class SharedGate:
         except asyncio.CancelledError:
             if waiter.turn.done() and not waiter.turn.cancelled() and waiter.turn.exception() is None:
                 # Granted in the moment in which the caller gave up: it counts as a call.
+                line.leave()
                 self._tell(account, [waiter.turn.result()], None, 0.0)
             raise
 
@@ -125,12 +152,14 @@ class SharedGate:
         """Get turns for those who wait, until nobody does."""
         try:
             while waiting := line.patient():
-                granted, wait = await self._granted(account, bulk, len(waiting), waiting[0].since)
+                if line.free < 1:
+                    line.left.clear()
+                    await line.left.wait()
+                    continue
+                first = line.next() or waiting[0]
+                granted, wait = await self._granted(account, bulk, min(line.free, len(waiting)), first.since)
                 # Some may have given up meanwhile, and more may have come.
-                waiting = line.patient()
-                for turn, waiter in zip(granted, waiting, strict=False):
-                    waiter.turn.set_result(turn)
-                self._tell(account, granted[len(waiting) :], None, 0.0)
+                self._tell(account, [turn for turn in granted if not line.grant(turn)], None, 0.0)
                 if wait > 0:
                     await asyncio.sleep(min(wait, LOOK_AGAIN_SECONDS))
         except asyncio.CancelledError:
@@ -201,7 +230,7 @@ class SharedGate:
         """See Gate."""
         line = self._lines.get((account, is_bulk() if bulk is None else bulk))
         if line is not None:
-            line.places.release()
+            line.leave()
         self._tell(account, [turn], said, 0.0)
 
     def hold(self, account: str, seconds: float) -> None:
@@ -213,7 +242,7 @@ class SharedGate:
     def crowded(self, account: str) -> bool:
         """Whether calls of this process wait for a turn of the account."""
         return any(
-            line is not None and (line.places.locked() or not all(waiter.turn.done() for waiter in line.waiting))
+            line is not None and (line.free < 1 or not all(waiter.turn.done() for waiter in line.waiting))
             for line in (self._lines.get((account, False)), self._lines.get((account, True)))
         )
 

@@ -13,14 +13,15 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 TICK_SECONDS = 0.05
-LATE_SECONDS = 0.01
+LATE_SECONDS = 0.005
 """A timer that is later than this shows that live work waits for its turn."""
 TICKS = 5
 """After so many the share changes: by the latest but one of them, for a single pause says nothing."""
 LIVE_SECONDS = 10.0
 """So long after it was last seen live work counts as under way."""
 LEAST = 0.05
-_LESS, _MORE = 0.6, 0.05
+_LESS, _MORE = 0.4, 0.01
+"""Less at once and more slowly: who rests makes no timer late, which must not be taken for time that the machine has."""
 LONGEST_REST_SECONDS = 5.0
 
 
@@ -33,6 +34,7 @@ class GivingWay:
         self._share = 1.0
         self._late: list[float] = []
         self._live_until = self._several_until = float("-inf")
+        self._turns = 0
         self._last = ""
 
     @property
@@ -66,10 +68,15 @@ class GivingWay:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Around a piece of bulk work: afterwards it rests for as long as its share asks."""
+        """Around a piece of bulk work: afterwards it rests for as long as its share asks; pieces at once share it."""
         began = self._clock()
-        yield
-        share = self.share
+        self._turns += 1
+        try:
+            yield
+        finally:
+            share = self.share
+            share = share if share == 1.0 else share / self._turns
+            self._turns -= 1
         if share < 1.0:
             await asyncio.sleep(min(LONGEST_REST_SECONDS, (self._clock() - began) * (1 - share) / share))
 

@@ -40,7 +40,7 @@ COMMIT_MANY_EVERY_SECONDS = 0.2
 MANY = 100
 """Where so many messages or more are finished meanwhile, the shorter time holds: readers seem behind by what is not committed."""
 MAX_BATCH_BYTES = 1024 * 1024
-"""A call's messages weigh no more than this and one key's: decoding them must not keep the loop for long."""
+"""A call's messages weigh no more than this and one key's once they are opened: it must not keep the loop for long."""
 _MEMORY = "memory"
 DOWNSTREAM = "downstream"
 """The part to `pause` for while those who read what this one writes are behind; no fault of anybody's."""

@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from infra.kafka.offsets import Offsets
-from infra.kafka.raw import Raw, size_of
+from infra.kafka.raw import Raw, size_of, weight_of
 
 MAX_RESTING_KEYS = 200_000
 """Keys whose last handling is remembered; beyond it the oldest may go before their rest is over."""
@@ -45,6 +45,8 @@ class Held:
     raw: Raw
     key: Key
     size: int
+    weight: int
+    """Bytes that it is when it is opened, about."""
     offsets: Offsets
     """Of the assignment by which it came: fenced when that is over."""
     owner: Owner
@@ -132,7 +134,7 @@ class Schedule:
         key: Key | None = self._key_of(raw)
         if key is None:
             key = (raw.topic, raw.partition, raw.offset)
-        held = Held(raw, key, size_of(raw), offsets, owner_of(raw))
+        held = Held(raw, key, size_of(raw), weight_of(raw), offsets, owner_of(raw))
         self.messages += 1
         self.bytes += held.size
         queue = self._waiting.get(key)
@@ -146,7 +148,7 @@ class Schedule:
     def take(self, now: float, max_messages: int, max_bytes: int | None = None) -> Batch | None:
         """The next batch: whatever waits for ready keys, whole keys as far as they fit; None when no key is ready.
 
-        Tenants take turns within it. `max_bytes` is passed by one key at most.
+        Tenants take turns within it. `max_bytes`, as they are when opened, is passed by one key at most.
         """
         self._wake(now)
         batch = Batch([])
@@ -185,7 +187,7 @@ class Schedule:
             del self._waiting[key]
         else:
             batch.messages.extend(queue.popleft() for _ in range(room))
-        batch.bytes += sum(held.size for held in batch.messages[first:])
+        batch.bytes += sum(held.weight for held in batch.messages[first:])
         return True
 
     def _make_ready(self, key: Key, owner: Owner) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
+from contextlib import asynccontextmanager
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from infra.kafka.giving_way import GivingWay
+from infra.kafka.raw import RawMessage
 from infra.redis_wire import RedisAway
 from ingress.allowances import Allowance
-from ingress.lanes import MOST_LOCAL, LocalBuckets, SharedBuckets
+from ingress.lanes import MOST_LOCAL, LocalBuckets, SharedBuckets, Slower
 
 
 class Limits:
@@ -36,6 +42,10 @@ class AwayWire:
         return [command[-1] for command in commands]
 
 
+def raw(key):
+    return RawMessage("crm.deliveries", 0, 0, key.encode(), b"")
+
+
 def buckets(share=1.0, **limits):
     clock = Clock()
     return LocalBuckets(Limits(**limits), lambda: share, clock=clock), clock
@@ -43,11 +53,62 @@ def buckets(share=1.0, **limits):
 
 async def test_a_burst_passes_then_the_rate_and_a_tenant_under_its_rate_is_back():
     bucket, clock = buckets()
-    assert await bucket.take({"a": 80}) == {"a": 50}
+    assert await bucket.take({"a": 50}) == {"a": 50}
     clock.now += 2
-    assert await bucket.take({"a": 80}) == {"a": 20}
+    assert await bucket.take({"a": 20}) == {"a": 20}
+    assert await bucket.take({"a": 1}) == {"a": 0}
     clock.now += 60
     assert await bucket.take({"a": 8}) == {"a": 8}
+
+
+async def test_who_floods_is_on_the_bulk_lane_altogether_until_it_was_under_its_rate_for_a_while():
+    """INVARIANT: a flood takes one burst of the live lane, not its rate all along. If it fails, others pay for changes that are
+    live by chance."""
+    bucket, clock = buckets()
+    assert await bucket.take({"a": 1_000}) == {"a": 50}
+    for _ in range(40):
+        clock.now += 0.5
+        assert await bucket.take({"a": 1_000}) == {"a": 0}
+    clock.now += 4.9
+    assert await bucket.take({"a": 1}) == {"a": 0}, "a burst is owed at most, which five seconds of the rate pay"
+    clock.now += 0.3
+    assert await bucket.take({"a": 1}) == {"a": 1}
+
+
+async def test_deliveries_of_who_is_over_its_rate_rest_while_others_have_live_work():
+    rested: list[str] = []
+
+    class Way(GivingWay):
+        @asynccontextmanager
+        async def turn(self):
+            yield
+            rested.append("rests")
+
+    class Rates:
+        async def take(self, wanted):
+            return {tenant: min(number, 10) for tenant, number in wanted.items()}
+
+    way = Way()
+    rates = Slower(Rates(), way)
+    handled: list[list[bytes]] = []
+
+    async def handle(raws):
+        handled.append([raw.key for raw in raws])
+        await rates.take(Counter(raw.key.partition(b"/")[0].decode() for raw in raws))
+
+    slowed = rates.slowed(handle)
+    flood, quiet = [raw(f"noisy/{number}") for number in range(20)], [raw("quiet/1")]
+    await slowed(flood)
+    assert not rested, "nobody knew yet"
+    await slowed(flood)
+    assert rested == ["rests"]
+    await slowed(quiet)
+    await slowed([*flood, *quiet])
+    assert rested == ["rests"], "whoever shares a call with them waits for nothing"
+    await slowed(flood[:5])
+    await slowed(flood[:5])
+    assert rested == ["rests", "rests"], "and it rests no more once it is under its rate"
+    assert sum(map(len, handled)) == 20 + 20 + 1 + 21 + 5 + 5
 
 
 async def test_one_tenants_flood_takes_nothing_from_another():
@@ -60,6 +121,44 @@ async def test_a_tenants_own_rate_counts_for_it_alone():
     clock = Clock()
     bucket = LocalBuckets(Limits(b=Allowance(1, 5)), lambda: 1.0, clock=clock)
     assert await bucket.take({"a": 20, "b": 20}) == {"a": 20, "b": 5}
+
+
+async def test_what_gives_way_is_handled_one_call_at_a_time_and_all_at_once_when_it_is_alone():
+    class Way(GivingWay):
+        now = 0.5
+
+        @property
+        def share(self):
+            return self.now
+
+        @asynccontextmanager
+        async def turn(self):
+            yield
+
+    class Rates:
+        async def take(self, wanted):
+            return dict.fromkeys(wanted, 0)
+
+    at_once, most = 0, 0
+
+    async def handle(raws):
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0)
+        at_once -= 1
+
+    way = Way()
+    rates = Slower(Rates(), way)
+    await rates.take({"noisy": 1})
+    slowed = rates.slowed(handle)
+    await asyncio.gather(*(slowed([raw("noisy/1")]) for _ in range(3)))
+    assert most == 1
+    await asyncio.gather(*(slowed([raw("noisy/1")]) for _ in range(2)), slowed([raw("quiet/1")]))
+    assert most == 2, "others wait for none of them"
+    way.now, most = 1.0, 0
+    await asyncio.gather(*(slowed([raw("noisy/1")]) for _ in range(3)))
+    assert most == 3
 
 
 @settings(deadline=None)

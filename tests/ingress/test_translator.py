@@ -206,6 +206,20 @@ async def test_an_account_added_a_moment_ago_is_not_called_foreign():
     assert (desk.ids, desk.causes) == (["1"], [])
 
 
+async def test_nor_is_one_that_somebody_else_learnt_of_between_the_two_looks(monkeypatch):
+    """INVARIANT: what the directory knows when a delivery is laid aside is what counts. If it fails, a new account's first delivery
+    is a dead letter, because the view was replaced in that very moment and a look for news found none."""
+    desk = Desk(endpoint(accounts=frozenset()))
+
+    async def refresh() -> bool:
+        desk.directory.known = {endpoint().id: endpoint()}
+        return False
+
+    monkeypatch.setattr(desk.directory, "refresh", refresh)
+    await desk.handle(await desk.raw(event(1)))
+    assert (desk.ids, desk.causes) == (["1"], [])
+
+
 async def test_nothing_is_called_foreign_while_the_registry_cannot_be_asked():
     desk = Desk(endpoint(accounts=frozenset()))
     desk.directory.away = True

@@ -146,6 +146,29 @@ async def test_a_call_that_takes_long_holds_nobody_back(monkeypatch):
     await stuck
 
 
+async def test_what_a_full_batch_leaves_over_goes_too_when_that_takes_long(monkeypatch):
+    """INVARIANT: no row waits for more than the patience for calls under way. If it fails, it waits for the slowest of them."""
+    monkeypatch.setattr("infra.crm.batching.PATIENCE_SECONDS", 0.01)
+    never, went = asyncio.Event(), asyncio.Event()
+
+    async def run(take):
+        if "d" in take():
+            went.set()
+        else:
+            await never.wait()
+        return dict.fromkeys(take(), 1)
+
+    batches = Batches(2)
+    first = asyncio.create_task(batches.ask("k", {"a": 1}, run))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    second = asyncio.create_task(batches.ask("k", {"b": 1, "c": 1, "d": 1}, run))
+    await asyncio.wait_for(went.wait(), 5)
+    never.set()
+    assert await second == {"b": 1, "c": 1, "d": 1}
+    await first
+
+
 async def test_where_calls_are_scarce_rows_wait_for_others_until_their_call_is_full():
     vendor, batches = Vendor(), Batches(3, worth_waiting=lambda key: 60.0 if key[0] == "scarce" else 0.0)
     asks = [asyncio.create_task(batches.ask(("scarce",), {one: 1}, vendor.run)) for one in "ab"]

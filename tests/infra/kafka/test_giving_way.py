@@ -31,7 +31,9 @@ def test_late_timers_shrink_it_while_live_work_is_under_way_but_never_to_nothing
     first = way.share
     ticks(way, 0.5, 50)
     assert 1.0 > first > way.share == LEAST
-    ticks(way, 0.0, 50)
+    ticks(way, 0.0, 20)
+    assert way.share < 0.5, "five seconds of rest are not taken for a machine that has time"
+    ticks(way, 0.0, 100)
     assert way.share == 1.0
 
 
@@ -61,6 +63,24 @@ async def test_a_turn_rests_in_proportion_to_its_work():
         clock.now += 100.0
     # Alone it rests not at all, or this test would have taken seconds.
     assert clock.now == 200.0
+
+
+async def test_pieces_at_once_share_the_turn_that_one_would_have(monkeypatch):
+    """INVARIANT: several calls at once take no more than one would. If it fails, more calls mean less way given."""
+    clock, rests = Clock(), []
+
+    async def sleep(seconds: float) -> None:
+        rests.append(round(seconds, 6))
+
+    way = GivingWay(clock=clock)
+    way.saw_live()
+    while way.share > 0.5:
+        ticks(way, 0.5)
+    share = way.share
+    monkeypatch.setattr("infra.kafka.giving_way.asyncio.sleep", sleep)
+    async with way.turn(), way.turn():
+        clock.now += 0.1
+    assert rests == [round(0.1 * (1 - each) / each, 6) for each in (share / 2, share)]
 
 
 def test_a_tenant_gives_way_only_while_another_one_has_live_work():

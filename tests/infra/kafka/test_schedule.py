@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hypothesis
 import hypothesis.strategies as st
+import orjson
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import (
@@ -17,8 +18,9 @@ from hypothesis.stateful import (
     rule,
 )
 
-from infra.kafka.raw import RawMessage
+from infra.kafka.raw import COMPRESSED, RawMessage, size_of, weight_of
 from infra.kafka.schedule import MOST_HELD_BACK, Batch, Schedule
+from infra.keyring.cipher import DataKey, seal
 
 PARTITIONS = [("live", 0), ("live", 1), ("bulk", 0)]
 KEYS = [b"a", b"b", b"c", None]
@@ -26,6 +28,26 @@ KEYS = [b"a", b"b", b"c", None]
 
 def message(topic: str, partition: int, offset: int, key: bytes | None, size: int = 10) -> RawMessage:
     return RawMessage(topic, partition, offset, key, b"x" * size)
+
+
+def test_a_batch_ends_by_what_its_messages_are_once_they_are_opened():
+    """INVARIANT: a delivery of a hundred events, which is sealed compressed, counts as what it is. If it fails, thousands of events
+    are one call's work, and everybody else's wait for it."""
+    key = DataKey("00" * 16, "acme", "delivery", "acme/1", b"k" * 32)
+    events = orjson.dumps([{"objectId": 10_000_000_000 + 7919 * number, "propertyName": "jobtitle", "occurredAt": 1_770_000_000_000 + number,
+        "eventId": 982_451_653 * number % 10**10, "subscriptionType": "contact.propertyChange"} for number in range(300)])  # fmt: skip
+    sealed = seal(key, events, purpose="crm.deliveries", compress=True)
+    assert len(sealed) < len(events) / 3
+    assert sealed[:1] == COMPRESSED
+    schedule = Schedule(max_messages=1_000, max_bytes=10**9)
+    for offset in range(20):
+        schedule.arrive(RawMessage("live", 0, offset, b"acme/%02d" % offset, sealed), 0.0)
+    batch = schedule.take(0.0, 500, 4 * len(events))
+    assert batch is not None
+    assert 2 <= len(batch.messages) <= 8
+    assert schedule.bytes == 20 * size_of(batch.messages[0].raw), "memory is held by what they are now"
+    plain = RawMessage("live", 0, 0, b"acme/01", b"\x01" * 10_000)
+    assert weight_of(plain) == size_of(plain)
 
 
 class Schedules(RuleBasedStateMachine):
