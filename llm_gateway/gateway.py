@@ -206,6 +206,8 @@ class Gateway:
                 return replace(answer, usage=spent.model_copy(update={"cached": answer.cached}))
             metrics.MODEL_CASCADES.labels(prompt.name, "passed_on").inc()
         answer = await self._tier(tiers[-1], prompt, caller, deadline, refresh=refresh)
+        if len(tiers) == 1 and answer.usage.cached == answer.cached:
+            return answer
         free = answer.cached and not (spent.input_tokens or spent.output_tokens)
         return replace(answer, usage=added(spent, answer.usage).model_copy(update={"cached": free}), cached=free)
 

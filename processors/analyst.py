@@ -26,7 +26,7 @@ from pydantic import BaseModel
 
 from infra import metrics
 from infra.kafka.attempt import Again
-from infra.kafka.codec import Received
+from infra.kafka.codec import COMPRESS_FROM_BYTES, Received
 from infra.kafka.giving_way import GivingWay
 from infra.kafka.raw import Raw
 from infra.kafka.schedule import Key
@@ -63,8 +63,8 @@ from schemas.topics import CHANGES, INSIGHTS, RECORDS
 
 STAGE = "analyst"
 SNAPSHOTS_AT_ONCE = 16
-FLOCK_SECONDS = 0.005
-"""How long a finished record waits for others of its batch that are under way; one that is alone never waits."""
+FLOCK_SECONDS = 0.002
+"""How long a finished record waits for each other of its batch that is under way, at most; one that is alone never waits."""
 PURPOSE = "analyst_state.sealed_insight"
 SKIPS_UNCHANGED: frozenset[Reason] = frozenset({"webhook", "gap", "backfill", "reconcile", "redrive"})
 """Reasons for which an unchanged input means: nothing to say. The others ask for the insight to be sent again. A redrive asks for
@@ -347,7 +347,7 @@ class Analyst:
                     done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                     if pending:
                         # Answers come in flocks; each delivery is an acknowledgement of Kafka's and a commit of Postgres'.
-                        more, pending = await asyncio.wait(pending, timeout=FLOCK_SECONDS)
+                        more, pending = await asyncio.wait(pending, timeout=FLOCK_SECONDS * len(pending))
                         done |= more
                     ready = [task.result() for task in done]
                 await self._deliver(ready, began)
@@ -647,7 +647,9 @@ class Analyst:
                 traces.append(header(span))
                 if read is None:
                     continue
-                sealed = seal(look.key, insight.model_dump_json().encode(), purpose=PURPOSE, compress=True)
+                plaintext = insight.__pydantic_serializer__.to_json(insight)
+                compress = len(plaintext) >= COMPRESS_FROM_BYTES
+                sealed = seal(look.key, plaintext, purpose=PURPOSE, compress=compress)
                 kept[insight.ref, insight.analysis] = Kept(read, look.snapshot.read_at, insight.version, sealed)
         if insights:
             await self._publisher.publish(INSIGHTS, insights, traceparents=traces)

@@ -8,9 +8,9 @@ everybody has costs no more than any other. A record whose key is destroyed is n
 from __future__ import annotations
 
 import asyncio
-import base64
+import binascii
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import orjson
@@ -26,6 +26,7 @@ PER_BLOCK = 25
 PER_RECORD = 50
 MOST_MATCHES = 5
 _BLOCK_BYTES = 15
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 ROWS_IN_MEMORY = 10_000
 """Rows that stay opened, some 10 MB; one is used only as long as its key is there."""
 ROWS_AT_HAND = 500
@@ -152,13 +153,14 @@ class MatchStore:
         names = ("place", "tenant", "account", "object", "record_id", "block")
         given = {name: [row[i] for row in asked] for i, name in enumerate(names)}
         rows = await self._statements.run(_CANDIDATES, {**given, "per_block": PER_BLOCK, "per_record": PER_RECORD})
-        keys = await self._keyring.by_id({key_id_of(sealed) for _, _, sealed in rows})
+        sealed_with = [key_id_of(sealed) for _, _, sealed in rows]
+        keys = await self._keyring.by_id(set(sealed_with))
         found_by: dict[RecordRef, list[Match]] = {}
-        for number, (place, record_id, sealed) in enumerate(rows):
+        for number, ((place, record_id, sealed), key_id) in enumerate(zip(rows, sealed_with, strict=True)):
             if number % _ROWS_AT_ONCE == 0:
                 await asyncio.sleep(0)
             ref, own = known[place]
-            other = self._opened(sealed, keys)
+            other = self._opened(sealed, keys.get(key_id))
             if other is not None and (judged := likely(own, other)) is not None:
                 found_by.setdefault(ref, []).append(Match(record_id, *judged))
         return {
@@ -178,11 +180,10 @@ class MatchStore:
     def _block(self, ref: RecordRef, key: bytes) -> str:
         # The account is part of the hash, so that one account's blocks say nothing about another's.
         digest = self._keyring.fingerprint(ref.tenant, f"match:{ref.account}\0".encode() + key)
-        return base64.urlsafe_b64encode(digest[:_BLOCK_BYTES]).decode()
+        return binascii.b2a_base64(digest[:_BLOCK_BYTES], newline=False).translate(_URL_SAFE).decode()
 
-    def _opened(self, sealed: bytes, keys: Mapping[str, DataKey]) -> Features | None:
+    def _opened(self, sealed: bytes, key: DataKey | None) -> Features | None:
         """What a row says; None where its key is destroyed. The same rows come again and again: one block gives the same ones."""
-        key = keys.get(key_id_of(sealed))
         if key is None:
             self._seen.pop(sealed, None)
             return None

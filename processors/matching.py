@@ -14,9 +14,9 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from datetime import date
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Literal
 
 from rapidfuzz.distance import OSA, JaroWinkler, LCSseq
@@ -32,6 +32,8 @@ THRESHOLD = 0.5
 EVIDENCE = re.compile(r"(?:same|similar|swapped|close) [a-z -]{3,24}(?: \(0\.\d{2}\))?")
 """What a line of evidence looks like; nothing else is ever shown."""
 
+_NO_SIGN = re.compile(r"[^\w.@+-]+")
+_NO_DIGIT = re.compile(r"\D")
 _COMPANY_FORM = re.compile(
     r"\b(?:gmbh(?: & co\.? kg)?|ag|kg|ohg|se|ug|inc|incorporated|llc|ltd|limited|plc|corp|corporation|co|company|sa|s\.a|sarl|sas|bv|b\.v|nv|oy|ab|as|a/s|srl|spa|pty|group|holding)\b\.?",
     re.IGNORECASE,
@@ -63,29 +65,39 @@ class Features:
 
     def as_json(self) -> dict[str, str]:
         """What is known, for sealing."""
-        return {name: value for name, value in asdict(self).items() if value}
+        return {name: value for name in _NAMES if (value := getattr(self, name))}
 
     @classmethod
     def from_json(cls, given: dict[str, Any]) -> Features:
         """Read what `as_json` wrote; unknown names are left out."""
-        return cls(**{name: str(value) for name, value in given.items() if name in cls.__slots__})
+        return cls(**{name: str(value) for name, value in given.items() if name in _NAMES})
 
 
+_NAMES = tuple(field.name for field in fields(Features))
+
+
+@lru_cache(maxsize=16_384)
 def _plain(text: str | None) -> str:
-    decomposed = unicodedata.normalize(
-        "NFKD", folded(text or "").casefold().replace("ß", "ss").replace("ø", "o").replace("ł", "l")
-    )
-    kept = "".join(c for c in decomposed if not unicodedata.combining(c))
-    return " ".join(re.sub(r"[^\w.@+-]+", " ", kept).split())
+    if not text:
+        return ""
+    kept = text.casefold()
+    if not text.isascii():
+        folded_text = folded(text).casefold().replace("ß", "ss").replace("ø", "o").replace("ł", "l")
+        kept = "".join(c for c in unicodedata.normalize("NFKD", folded_text) if not unicodedata.combining(c))
+    return " ".join(_NO_SIGN.sub(" ", kept).split())
 
 
+@lru_cache(maxsize=16_384)
 def _company(text: str | None) -> str:
     plain = _plain(text)
     return " ".join(re.sub(r"[.\-+@]", " ", _COMPANY_FORM.sub(" ", plain)).split()) or plain
 
 
+@lru_cache(maxsize=16_384)
 def _host(text: str | None) -> str:
-    bare = re.sub(r"^https?://", "", (text or "").strip().casefold())
+    if not text:
+        return ""
+    bare = re.sub(r"^https?://", "", text.strip().casefold())
     host = re.split(r"[/?#:]", bare, maxsplit=1)[0].removeprefix("www.")
     return host if re.fullmatch(r"[\w-]+(?:\.[\w-]+)+", host) else ""
 
@@ -97,7 +109,7 @@ def features(snapshot: RecordSnapshot) -> Features | None:
     first, last = _plain(snapshot.value("first_name")), _plain(snapshot.value("last_name"))
     if not first and not last and snapshot.object != "company":
         first, _, last = _plain(snapshot.value("full_name")).partition(" ")
-    digits = re.sub(r"\D", "", snapshot.value("phone") or snapshot.value("mobile_phone") or "")
+    digits = _NO_DIGIT.sub("", snapshot.value("phone") or snapshot.value("mobile_phone") or "")
     born = day(snapshot.value("birth_date"))
     found = Features(
         object=snapshot.object,
@@ -274,11 +286,13 @@ def _email(a: str, b: str) -> tuple[str, Level, str] | None:
         return None
     if a == b:
         return "email", "exact", "same e-mail address"
-    likeness = max(
-        ratio(a, b) / 100,
-        0.96 if _same_letters(a, b) else 0.92 if len(a) > 8 and abs(len(a) - len(b)) <= 2 and _lost(a, b) <= 2 else 0.0,
-    )
     (local_a, _, host_a), (local_b, _, host_b) = a.partition("@"), b.partition("@")
+    likeness = ratio(a, b) / 100
+    if abs(len(a) - len(b)) <= 2 and likeness < 0.96:
+        if _same_letters(a, b):
+            likeness = 0.96
+        elif likeness < 0.92 and len(a) > 8 and _lost(a, b) <= 2:
+            likeness = 0.92
     if local_a == local_b and len(local_a) >= 4 and host_a and host_b:
         return (
             "email",
@@ -303,7 +317,7 @@ def _phone(a: str, b: str) -> tuple[str, Level, str] | None:
         return None
     if a == b or (min(len(a), len(b)) >= 7 and (a.endswith(b) or b.endswith(a))):
         return "phone", "exact", "same phone number"
-    return "phone", "close" if OSA.distance(a, b) <= 1 else "other", "similar phone number"
+    return "phone", "close" if OSA.distance(a, b, score_cutoff=1) <= 1 else "other", "similar phone number"
 
 
 def _companies(a: Features, b: Features) -> tuple[str, Level, str] | None:
@@ -331,13 +345,14 @@ def _domains(a: str, b: str) -> tuple[str, Level, str] | None:
 
 
 _Found = tuple[str, Level, str]
-_COMPANY: tuple[tuple[str, float, Callable[[Features, Features], _Found | None]], ...] = (
+_How = Callable[[Features, Features], _Found | None]
+_COMPANY: tuple[tuple[str, float, _How], ...] = (
     ("domain", WEIGHTS["domain"]["exact"], lambda a, b: _domains(a.domain, b.domain)),
     ("phone", WEIGHTS["phone"]["exact"], lambda a, b: _phone(a.phone, b.phone)),
     ("city", WEIGHTS["city"]["close"], lambda a, b: _city(a.city, b.city)),
     ("company", WEIGHTS["company_name"]["exact"], _companies),
 )
-_PERSON: tuple[tuple[str, float, Callable[[Features, Features], _Found | None]], ...] = (
+_PERSON: tuple[tuple[str, float, _How], ...] = (
     ("phone", WEIGHTS["phone"]["exact"], lambda a, b: _phone(a.phone, b.phone)),
     ("email", WEIGHTS["email"]["exact"], lambda a, b: _email(a.email, b.email)),
     ("born", WEIGHTS["born"]["exact"], lambda a, b: _born(a.born, b.born)),
@@ -363,12 +378,8 @@ def likely(a: Features, b: Features) -> tuple[float, tuple[str, ...]] | None:
     """What `compare` says where that reaches THRESHOLD, else None; gives up as soon as nothing that is left could lift it there."""
     if a.object != b.object:
         return None
-    steps = [
-        (most, how)
-        for name, most, how in (_COMPANY if a.object == "company" else _PERSON)
-        if not name or (getattr(a, name) and getattr(b, name))
-    ]
-    best = PRIOR + sum(most for most, _ in steps)
+    is_company = a.object == "company"
+    steps, best = _steps(is_company, (_there_company if is_company else _there_person)(a, b))
     found = []
     for most, how in steps:
         if best < _LEAST_BITS:
@@ -379,6 +390,39 @@ def likely(a: Features, b: Features) -> tuple[float, tuple[str, ...]] | None:
             found.append(entry)
             best += WEIGHTS[entry[0]][entry[1]]
     return _judged(found) if best >= _LEAST_BITS else None
+
+
+def _there_company(a: Features, b: Features) -> tuple[bool, ...]:
+    """Of each line of _COMPANY, whether both have it. Written out: it is asked of every pair that shares a block."""
+    return (
+        bool(a.domain and b.domain),
+        bool(a.phone and b.phone),
+        bool(a.city and b.city),
+        bool(a.company and b.company),
+    )
+
+
+def _there_person(a: Features, b: Features) -> tuple[bool, ...]:
+    """Likewise of _PERSON; for the names, whichever part of them is there."""
+    return (
+        bool(a.phone and b.phone),
+        bool(a.email and b.email),
+        bool(a.born and b.born),
+        bool(a.company and b.company),
+        bool(a.city and b.city),
+        True,
+    )
+
+
+@cache
+def _steps(is_company: bool, there: tuple[bool, ...]) -> tuple[tuple[tuple[float, _How], ...], float]:
+    """What is compared where these are there, and the most bits that it can come to."""
+    steps = tuple(
+        (most, how)
+        for (_, most, how), is_there in zip(_COMPANY if is_company else _PERSON, there, strict=True)
+        if is_there
+    )
+    return steps, PRIOR + sum(most for most, _ in steps)
 
 
 _LEAST_BITS = math.log2(THRESHOLD / (1 - THRESHOLD))

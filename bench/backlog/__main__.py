@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -288,7 +288,8 @@ class _Run:
             )
         finally:
             for child in (bare, *roles):
-                os.kill(child.pid, signal.SIGCONT)
+                with suppress(ProcessLookupError):  # it ended by itself, which is what is told
+                    os.kill(child.pid, signal.SIGCONT)
                 await asyncio.to_thread(child.stop)
         _check(found)
         _tell(found)

@@ -6,7 +6,7 @@ Law: vendor-neutral; values stay as the CRM gave them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import lru_cache
@@ -46,7 +46,8 @@ def label_of(concept: str) -> str:
     return LABELS.get(concept) or concept.replace("_", " ").capitalize()
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: dozens of them are made for each record, and a lock on every attribute costs more than filling them.
+@dataclass(slots=True)
 class Fact:
     """One filled field."""
 
@@ -68,13 +69,25 @@ class Fact:
 
 def facts_of(snapshot: RecordSnapshot, concepts: Iterable[str]) -> dict[str, Fact]:
     """The filled ones of `concepts`, in the order given."""
-    found: dict[str, Fact] = {}
+    since, otherwise = snapshot.since, snapshot.modified_at
+    return {
+        concept: Fact(concept, field, value, since.get(field, otherwise))
+        for concept, field, value in _filled(snapshot, concepts)
+    }
+
+
+def filled(snapshot: RecordSnapshot, concepts: Iterable[str]) -> dict[str, str]:
+    """Their values alone, of the filled ones of `concepts`, in the order given."""
+    return {concept: value for concept, _, value in _filled(snapshot, concepts)}
+
+
+def _filled(snapshot: RecordSnapshot, concepts: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """Concept, field, value."""
+    fields, known = snapshot.fields, snapshot.concepts
     for concept in concepts:
-        field = snapshot.concepts.get(concept)
-        value = (snapshot.fields.get(field) or "").strip() if field else ""
-        if field and value:
-            found[concept] = Fact(concept, field, value, snapshot.since_when(field))
-    return found
+        field = known.get(concept)
+        if field and (value := fields.get(field, "").strip()):
+            yield concept, field, value
 
 
 def plain(text: str) -> str:
@@ -83,6 +96,10 @@ def plain(text: str) -> str:
 
 
 _NUMBER = re.compile(r"-?\d[\d.,' \u00a0\u202f]*")
+_SPACED = re.compile(r"[ '\u00a0\u202f]")
+_MILLIS = re.compile(r"\d{12,13}")
+_ISO_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+_OFFSET = re.compile(r"([+-]\d{2})(\d{2})$")
 
 
 def number(text: str | None) -> float | None:
@@ -92,7 +109,7 @@ def number(text: str | None) -> float | None:
     match = _NUMBER.search(text)
     if match is None:
         return None
-    raw = re.sub(r"[ '\u00a0\u202f]", "", match.group()).rstrip(".,")
+    raw = _SPACED.sub("", match.group()).rstrip(".,")
     if "," in raw and "." in raw:
         decimal = max(raw.rfind(","), raw.rfind("."))
         raw = re.sub(r"[.,]", "", raw[:decimal]) + "." + raw[decimal + 1 :]
@@ -116,12 +133,12 @@ def moment(text: str | None) -> datetime | None:
     if not text:
         return None
     text = text.strip()
-    if re.fullmatch(r"\d{12,13}", text):
+    if _MILLIS.fullmatch(text):
         return datetime.fromtimestamp(int(text) / 1000, UTC)
-    if not re.match(r"\d{4}-\d{2}-\d{2}", text):
+    if not _ISO_DAY.match(text):
         return None
     try:
-        found = datetime.fromisoformat(re.sub(r"([+-]\d{2})(\d{2})$", r"\1:\2", text.replace("Z", "+00:00")))
+        found = datetime.fromisoformat(_OFFSET.sub(r"\1:\2", text.replace("Z", "+00:00")))
     except ValueError:
         return None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
@@ -135,4 +152,4 @@ def day(text: str | None) -> date | None:
 
 def canonical(snapshot: RecordSnapshot, concepts: Iterable[str]) -> dict[str, Any]:
     """What an analysis reads of the structured fields, for its input hash: by concept, so that renaming nothing renews nothing."""
-    return {concept: [fact.field, fact.value] for concept, fact in facts_of(snapshot, concepts).items()}
+    return {concept: [field, value] for concept, field, value in _filled(snapshot, concepts)}

@@ -19,6 +19,8 @@ _THUMBS = {"up": "up", "down": "down", "👍": "up", "👎": "down"}
 def feedback_of(snapshot: RecordSnapshot) -> dict[str, str]:
     """`thumbs` (up or down) and `correction`, as far as they are there; empty where nobody said anything."""
     given = snapshot.feedback
+    if not given:
+        return {}
     found = {
         "thumbs": _THUMBS.get(given.get("feedback", "").strip().casefold(), ""),
         "correction": given.get("feedback_note", "").strip()[:LENGTH],
@@ -28,5 +30,7 @@ def feedback_of(snapshot: RecordSnapshot) -> dict[str, str]:
 
 def doubts(feedback: Mapping[str, str], value: str) -> bool:
     """Whether a rep whose thumb is down names this very value in the correction: what plain rules can make of it."""
+    if feedback.get("thumbs") != "down":
+        return False
     wanted, said = plain(value), plain(feedback.get("correction", ""))
-    return feedback.get("thumbs") == "down" and len(wanted) > 2 and wanted in said
+    return len(wanted) > 2 and wanted in said

@@ -9,6 +9,7 @@ needs an address to a program or an order about what only a program of this kind
 from __future__ import annotations
 
 import re
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 
@@ -129,8 +130,17 @@ _RULES = (
 _ANY_PIECE = tuple(dict.fromkeys(piece for rule in _RULES for piece in rule.pieces))
 
 
-def talks_to_machine(text: str) -> bool:
-    """Whether one reading of a text gives orders to a program."""
-    low = " ".join(text.lower().split())
-    present = {piece for piece in _ANY_PIECE if piece in low}
-    return bool(present) and any(rule.pattern.search(text) for rule in _RULES if not present.isdisjoint(rule.pieces))
+def talks_to_machine(*readings: str) -> bool:
+    """Whether one of the readings of a text gives orders to a program."""
+    lows = [" ".join(reading.lower().split()) for reading in readings]
+    # In all of them at once first: most texts have none of the pieces in any of their readings.
+    whole = "\n".join(lows)
+    anywhere = [piece for piece in _ANY_PIECE if piece in whole]
+    return bool(anywhere) and any(
+        _gives_orders(reading, {piece for piece in anywhere if piece in low})
+        for reading, low in zip(readings, lows, strict=True)
+    )
+
+
+def _gives_orders(reading: str, present: AbstractSet[str]) -> bool:
+    return bool(present) and any(rule.pattern.search(reading) for rule in _RULES if not present.isdisjoint(rule.pieces))

@@ -38,6 +38,9 @@ _HIDDEN = re.compile("[\u202a\u202b\u202d\u202e\u2066\u2067\u2068\U000e0020-\U00
 _ROT13 = str.maketrans(
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", "nopqrstuvwxyzabcdefghijklmNOPQRSTUVWXYZABCDEFGHIJKLM"
 )
+_SPACED = re.compile(r"(?:\b\w[\W_]){6,}")
+_LEETED = re.compile(r"[a-z][013457@$]|[013457@$][a-z]")
+_FIGURES = re.compile(r"[\d\s.,:+\-()/TZ'%€$£A-Za-z]{1,40}")
 _BASE64 = re.compile(r"(?:[A-Za-z0-9+/_-]{4}\s?){5,}[A-Za-z0-9+/_-]{0,3}={0,2}")
 _HEX = re.compile(r"\b(?:[0-9a-fA-F]{2}[\s:]?){12,}\b")
 
@@ -108,20 +111,20 @@ def readings(text: str) -> Iterator[str]:
         yield "".join(c for c in unicodedata.normalize("NFD", plain) if not unicodedata.combining(c))
     if not text.isascii() and (tags := "".join(chr(ord(c) - 0xE0000) for c in text if 0xE0020 <= ord(c) <= 0xE007E)):
         yield tags
-    if re.search(r"(?:\b\w[\W_]){6,}", plain):
+    if _SPACED.search(plain):
         yield re.sub(r"(?<=\b\w)[\W_](?=\w\b)", "", plain)
         yield re.sub(
             r"\s+",
             " ",
             re.sub(r"(?<!\w)((?:\w[ .\-_]){3,}\w)(?!\w)", lambda m: re.sub(r"[ .\-_]", "", m.group()), plain),
         )
-    if re.search(r"[a-z][013457@$]|[013457@$][a-z]", plain):
+    if _LEETED.search(plain):
         yield plain.translate(_LEET)
     yield plain.translate(_ROT13)
     yield plain[::-1]
     if "%" in plain:
         yield unquote(plain)
-    if re.search(r"&#?\w+;", plain):
+    if "&" in plain and re.search(r"&#?\w+;", plain):
         yield re.sub(r"&#(x?)([0-9a-fA-F]+);", lambda m: chr(int(m[2], 16 if m[1] else 10) % 0x110000), plain)
     for match in _BASE64.finditer(plain):
         yield from _decoded(match.group())
@@ -164,7 +167,7 @@ def joined_talks(parts: Sequence[str]) -> bool:
 @lru_cache(maxsize=4096)
 def addresses_machine(text: str) -> bool:
     """Whether a text gives orders to whatever reads it for people: about scores, prompts, records, outputs."""
-    return hides_text(text) or any(talks_to_machine(reading) for reading in readings(text))
+    return hides_text(text) or talks_to_machine(*dict.fromkeys(readings(text)))
 
 
 @lru_cache(maxsize=8192)
@@ -184,10 +187,7 @@ def presentable(concept: str, value: str) -> bool:
     if concept in ADDRESS_CONCEPTS:
         return len(plain.split()) == 1
     if concept in NUMERIC_CONCEPTS:
-        return (
-            re.fullmatch(r"[\d\s.,:+\-()/TZ'%€$£A-Za-z]{1,40}", plain) is not None
-            and sum(c.isalpha() for c in plain) <= 12
-        )
+        return _FIGURES.fullmatch(plain) is not None and sum(c.isalpha() for c in plain) <= 12
     return not (
         _URL.search(plain)
         or (concept not in {"company_name", "deal_name"} and _DOMAIN.search(plain))

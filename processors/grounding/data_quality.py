@@ -68,6 +68,8 @@ def _defect(defect: Defect, evidence: Evidence, dropped: list[str]) -> Defect | 
         dropped.append("proposal of a defect")
         proposed = None
     other = defect.other_field if defect.other_field in snapshot.fields else None
+    if (message, proposed, other) == (defect.message, defect.proposed, defect.other_field):
+        return defect
     return defect.model_copy(update={"message": message, "proposed": proposed, "other_field": other})
 
 

@@ -41,6 +41,8 @@ def normal(text: str) -> str:
 
 def same_value(claimed: str, actual: str) -> bool:
     """Whether a claim names the value, whatever its case, white space or number format."""
+    if claimed == actual:
+        return True
     if normal(claimed) == normal(actual):
         return True
     if day(claimed) is not None and day(claimed) == day(actual):

@@ -19,7 +19,7 @@ from processors.analyses.lead_intel.scoring import (
     missing,
     score_of,
 )
-from processors.analyses.lead_intel.view import View, advice_of, questions, summary_of
+from processors.analyses.lead_intel.view import View, advice_of, summary_of
 from processors.grounding.evidence import Evidence
 from processors.grounding.prose import begins_with_a_deed, refusal
 from schemas.insight import Evidence as Cited
@@ -33,17 +33,17 @@ SUMMARY_LENGTH = 420
 def ground_lead_intel(payload: LeadIntel, evidence: Evidence, previous: Insight | None) -> tuple[LeadIntel, list[str]]:
     """The payload as far as the record bears it out, and what was dropped (never its text)."""
     snapshot = evidence.snapshot
-    view = View.of(questions(snapshot))
+    view = View.on(snapshot)
     factors, dropped = _factors(payload, evidence)
     enough = len(factors) >= MIN_FACTORS
     score = score_of(factors) if enough else None
-    summary = payload.summary
-    if reason := _refused(summary, evidence, SUMMARY_LENGTH, own=summary_of(view, factors)):
+    summary, own = payload.summary, summary_of(view, factors)
+    if reason := _refused(summary, evidence, SUMMARY_LENGTH, own=own):
         dropped.append(f"summary: {reason}")
         summary = ""
     # Our own summary names the strongest factors, which grounding may just have changed: it is made again from those that stand.
-    if not summary or summary == summary_of(view, payload.factors):
-        summary = summary_of(view, factors)
+    if not summary or (summary != own and summary == summary_of(view, payload.factors)):
+        summary = own
     action = payload.next_action
     if action is not None:
         action, why = _action(action, view, evidence)
@@ -58,7 +58,8 @@ def ground_lead_intel(payload: LeadIntel, evidence: Evidence, previous: Insight 
         confidence=confidence_of(snapshot, factors) if enough else 0.0,
         missing=() if enough else tuple(label_of(concept) for concept in missing(snapshot)),
     )
-    return grounded.model_copy(update={"changes": changes_since(previous, grounded, snapshot)}), dropped
+    changes = changes_since(previous, grounded, snapshot)
+    return grounded.model_copy(update={"changes": changes}) if changes else grounded, dropped
 
 
 def _refused(text: str, evidence: Evidence, length: int, *, own: str) -> str | None:
@@ -103,12 +104,21 @@ def _factors(payload: LeadIntel, evidence: Evidence) -> tuple[list[Factor], list
             ):
                 dropped.append("label of a factor")
                 label = ours
+            weight, since = bounded(factor.weight, view), snapshot.since_when(field)
+            if (label, weight, value, since) == (
+                factor.label,
+                factor.weight,
+                factor.evidence.value,
+                factor.evidence.since,
+            ):
+                kept.append(factor)
+                continue
             kept.append(
                 Factor(
                     label=label,
                     direction=factor.direction,
-                    weight=bounded(factor.weight, view),
-                    evidence=Cited(field=field, value=value, since=snapshot.since_when(field)),
+                    weight=weight,
+                    evidence=Cited(field=field, value=value, since=since),
                 )
             )
     kept.sort(key=lambda factor: (-factor.weight, factor.evidence.field))

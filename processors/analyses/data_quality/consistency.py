@@ -6,13 +6,13 @@ Law: both fields are named; where one of them decides what the other should be, 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import phonenumbers
 
-from processors.analyses.data_quality.formats import host_of, parsed_phone, valid_email
+from processors.analyses.data_quality.formats import host_of, parsed_phone, valid_email, valid_phone
 from processors.analyses.data_quality.record import Record
-from processors.analyses.data_quality.reference import MAIL_PROVIDERS, STATES, US_STATES, plain
+from processors.analyses.data_quality.reference import MAIL_PROVIDERS, US_STATES, homes_of_states, plain
 from processors.analyses.data_quality.spelling import meant_domain, own_hosts
 from processors.analyses.facts import number
 from schemas.insight import Defect
@@ -152,8 +152,9 @@ def _places(record: Record) -> Iterator[Defect]:
         value = record[concept]
         if not value or not value.lstrip().startswith(("+", "00")):
             continue
-        parsed = parsed_phone("+" + value.lstrip()[2:] if value.lstrip().startswith("00") else value, None)
-        if parsed and phonenumbers.is_valid_number(parsed):
+        international = "+" + value.lstrip()[2:] if value.lstrip().startswith("00") else value
+        parsed = parsed_phone(international, None)
+        if parsed and valid_phone(international, None):
             regions = phonenumbers.COUNTRY_CODE_TO_REGION_CODE.get(parsed.country_code or 0, ())
             if region not in regions and "001" not in regions:
                 yield record.defect(
@@ -162,7 +163,7 @@ def _places(record: Record) -> Iterator[Defect]:
     state = record["state"]
     if not state:
         return
-    homes = {home for home, names in STATES.items() if plain(state) in {plain(name) for name in names}}
+    homes: Collection[str] = homes_of_states().get(plain(state), ())
     if state.upper() in US_STATES and len(state) == 2 and not homes:
         homes = {"US"} if region in {"DE", "GB", "FR", "NL", "SE", "NO", "DK", "PL", "AT", "BE", "FI", "JP"} else set()
     if homes and region not in homes:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from processors.analyses.data_quality.nearness import meant_region
 from processors.analyses.data_quality.reference import region_of
-from processors.analyses.facts import day, label_of
+from processors.analyses.facts import day, filled, label_of
 from processors.analyses.lead_intel.opinions import closed
 from schemas.insight import Defect
 from schemas.record import RecordSnapshot
@@ -30,10 +30,14 @@ class Record:
     snapshot: RecordSnapshot
     today: date
 
+    @cached_property
+    def _values(self) -> dict[str, str]:
+        """Every filled concept's, trimmed: the checks ask for each of them again and again."""
+        return filled(self.snapshot, self.snapshot.concepts)
+
     def __getitem__(self, concept: str) -> str | None:
         """The value of a concept, trimmed; None when empty."""
-        value = self.snapshot.value(concept)
-        return value.strip() or None if value else None
+        return self._values.get(concept)
 
     def has(self, concept: str) -> bool:
         """Whether this CRM has a field for it (and so an empty one is known to be empty)."""

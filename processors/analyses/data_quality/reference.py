@@ -288,6 +288,16 @@ def plain(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", " ", "".join(c for c in decomposed if not unicodedata.combining(c))).strip()
 
 
+@cache
+def homes_of_states() -> dict[str, frozenset[str]]:
+    """Plain name of a state → the countries that have one of this name."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for home, names in STATES.items():
+        for name in names:
+            found[plain(name)].add(home)
+    return {name: frozenset(homes) for name, homes in found.items()}
+
+
 def _lines(name: str) -> list[tuple[str, list[str]]]:
     text = files(__package__).joinpath("places", name).read_text(encoding="utf-8")
     return [

@@ -21,6 +21,7 @@ from processors.analyses.data_quality.reference import (
     TYPED_TLDS,
     US_STATES,
     cities,
+    homes_of_states,
     plain,
     region_of,
     well_known_cities,
@@ -87,8 +88,7 @@ def _state(record: Record) -> Iterator[Defect]:
     if not value or len(value) < 4 or not states:
         return
     known = {plain(state): state for state in states}
-    every = {plain(state) for names in STATES.values() for state in names}
-    if plain(value) in every:
+    if plain(value) in homes_of_states():
         return
     meant = nearest(plain(value), known.keys(), slips(plain(value)))
     if meant:

@@ -107,7 +107,8 @@ class LeadIntelAnalysis:
             confidence=confidence_of(snapshot, factors) if enough else 0.0,
             missing=() if enough else tuple(label_of(concept) for concept in missing(snapshot)),
         )
-        payload = payload.model_copy(update={"changes": changes_since(context.previous, payload, snapshot)})
+        if changes := changes_since(context.previous, payload, snapshot):
+            payload = payload.model_copy(update={"changes": changes})
         return Finding(
             payload=payload,
             model=answer.model,

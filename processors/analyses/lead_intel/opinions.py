@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from typing import Literal
 
 from processors.analyses.facts import day, number
@@ -267,9 +268,12 @@ JUDGES: dict[str, Judge] = {
 DEAL_JUDGES: dict[str, Judge] = {"created_at": _created}
 
 
+@lru_cache(maxsize=4096)
 def closed(stage: str | None) -> Literal["won", "lost"] | None:
     """Whether a deal's stage (or a lead's status) says that it is over."""
-    plain = re.sub(r"[^a-z]", "", (stage or "").casefold())
+    if not stage:
+        return None
+    plain = re.sub(r"[^a-z]", "", stage.casefold())
     if "closedwon" in plain or plain in {"won", "closedconverted"}:
         return "won"
     return "lost" if "closedlost" in plain or plain in {"lost", "closednotconverted", "unqualified"} else None

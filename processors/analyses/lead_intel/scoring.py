@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable
 from typing import Literal
 
-from processors.analyses.facts import day, facts_of
+from processors.analyses.facts import day, filled
 from processors.analyses.lead_intel.opinions import Opinion, closed, opinion
 from schemas.insight import Factor
 from schemas.record import RecordSnapshot
@@ -61,8 +61,9 @@ def important(snapshot: RecordSnapshot) -> tuple[str, ...]:
 
 def missing(snapshot: RecordSnapshot) -> tuple[str, ...]:
     """The important ones that are empty."""
-    filled = facts_of(snapshot, important(snapshot))
-    return tuple(concept for concept in important(snapshot) if concept not in filled)
+    wanted = important(snapshot)
+    there = filled(snapshot, wanted)
+    return tuple(concept for concept in wanted if concept not in there)
 
 
 def expected(snapshot: RecordSnapshot, concept: str, value: str) -> Opinion | None:

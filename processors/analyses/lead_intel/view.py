@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, Protocol
 
-from processors.analyses.facts import day, facts_of, label_of, number
+from processors.analyses.facts import day, facts_of, filled, label_of, number
 from processors.analyses.feedback import feedback_of
 from processors.analyses.lead_intel.opinions import closed
 from processors.analyses.lead_intel.scoring import READS, important
@@ -107,6 +107,21 @@ class View:
             empty=tuple(facts["empty"]),
             customer_wrote_last=talk["customer_wrote_last"],
             last_at=day(talk["last_at"]),
+        )
+
+    @classmethod
+    def on(cls, snapshot: RecordSnapshot) -> View:
+        """What `of(questions(snapshot))` is, without the writing and reading of what a model is shown."""
+        values = filled(snapshot, READS.get(snapshot.object, READS["contact"]))
+        latest = max(snapshot.notes, key=lambda note: (note.at, note.id), default=None)
+        return cls(
+            object=snapshot.object,
+            crm=snapshot.crm,
+            as_of=snapshot.modified_at.date(),
+            values=values,
+            empty=tuple(label_of(concept) for concept in important(snapshot) if concept not in values),
+            customer_wrote_last=latest is not None and is_incoming(latest),
+            last_at=latest.at.date() if latest else None,
         )
 
     def shown(self, concept: str) -> str | None:

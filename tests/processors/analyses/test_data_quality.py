@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 
+import phonenumbers
 import pytest
+from email_validator import EmailNotValidError, validate_email
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bench import defects as bench
 from infra.crm.concepts import MAPS
 from processors.analyses.analysis import RULES_MODEL, Context
 from processors.analyses.data_quality import PLUGIN, defects_of
-from processors.analyses.data_quality.formats import repaired_date, repaired_email
+from processors.analyses.data_quality.formats import (
+    parsed_phone,
+    plainly_valid,
+    repaired_date,
+    repaired_email,
+    valid_phone,
+)
 from processors.matching import Match
 from schemas.insight import Defect
 from schemas.record import Note, RecordSnapshot
@@ -213,3 +223,47 @@ def test_planted_defects_are_found_and_nothing_else():
     measured = bench.measure(seed=11, count=700)
     assert measured["precision"] >= 0.95
     assert measured["recall"] >= 0.95
+
+
+_LOCAL = st.text("abcXYZ019._+-\u00e9'\"", max_size=70)
+_HOST = st.lists(st.text("abcXYZ019-_\u00e9", max_size=66), max_size=4).map(".".join)
+_TLD = st.sampled_from(
+    ["com", "de", "test", "local", "onion", "LOCALHOST", "invalid", "arpa", "c0m", "museum", "x", ""]
+)
+
+
+@given(st.builds("{}@{}.{}".format, _LOCAL, _HOST, _TLD) | st.emails())
+def test_an_address_that_is_plainly_valid_is_valid_to_the_library_as_well(value):
+    """INVARIANT: what is taken at a glance, the library takes, too. If it fails, a bad address passes as a good one."""
+    if not plainly_valid(value):
+        return
+    try:
+        validate_email(value, check_deliverability=False, test_environment=True)
+    except EmailNotValidError:
+        # `.test` is nobody's in the library's test environment alone, and left to it.
+        raise AssertionError(value) from None
+
+
+def test_most_addresses_need_no_second_look():
+    for value in ("ana@brightwater.io", "m.keller@acme-optics.de", "info+eu@sub.example.co.uk"):
+        assert plainly_valid(value)
+    for value in ("ana@printer.local", "ana@b--c.de", "a..b@c.de", "ana@brightwater", "ana@b.de ", "an\u00e4@b.de"):
+        assert not plainly_valid(value)
+
+
+_NUMBER = st.text("+0123456789 ()-/.", max_size=18) | st.builds(
+    "+{}{}".format, st.integers(1, 999), st.integers(0, 10**10)
+)
+
+
+@given(_NUMBER, st.sampled_from([None, "DE", "US", "GB", "IT", "CH"]))
+def test_a_phone_number_is_read_as_the_library_reads_it(value, region):
+    """INVARIANT: one reading of an international number serves every region. If it fails, a number is judged by another country."""
+    try:
+        wanted = phonenumbers.parse(value, None if value.lstrip().startswith(("+", "00")) and not region else region)
+    except phonenumbers.NumberParseException:
+        if not value.lstrip().startswith("00"):
+            assert parsed_phone(value, region) is None
+        return
+    assert parsed_phone(value, region) == wanted
+    assert valid_phone(value, region) == phonenumbers.is_valid_number(wanted)

@@ -14,7 +14,7 @@ from processors.analyses.lead_intel import PLUGIN
 from processors.analyses.lead_intel.answer import LeadIntelAnswer
 from processors.analyses.lead_intel.opinions import opinion
 from processors.analyses.lead_intel.scoring import bounded, expected, grade_of
-from processors.analyses.lead_intel.view import business_day
+from processors.analyses.lead_intel.view import View, business_day, questions
 from processors.grounding import ground
 from schemas.insight import Insight, LeadIntel, Usage, Version
 from schemas.record import Note, RecordSnapshot
@@ -283,3 +283,19 @@ async def test_a_value_of_which_experience_says_the_same_keeps_its_reason():
 
 async def test_a_record_of_which_nothing_was_said_yet_is_judged_by_rules():
     assert (await between(BUYER["hubspot"], None)).factors == (await told(BUYER["hubspot"])).factors
+
+
+@pytest.mark.parametrize("crm", ["hubspot", "salesforce"])
+def test_a_record_is_seen_at_once_as_its_questions_tell_of_it(crm):
+    notes = [
+        Note(id="1", kind="note", at=AT, text="first", author="ours"),
+        Note(id="3", kind="email", at=AT, text="third", author="Incoming: ana@x.de"),
+        Note(id="2", kind="email", at=AT, text="second", author="ours"),
+    ]
+    for given in (
+        snap(crm, "contact", notes, first_name=" Ana ", last_name="Silva", job_title="VP", email="ana@x.de"),
+        snap(crm, "contact", notes[:1], last_name="  "),
+        snap(crm, "deal", deal_name="Rollout", amount="5000", close_date="2026-12-20"),
+        snap(crm, "deal", notes),
+    ):
+        assert View.on(given) == View.of(questions(given))
