@@ -261,6 +261,8 @@ class Analyst:
         looks = _newest(received)
         if live := {ref.tenant for ref, look in looks.items() if look.lane == "live"}:
             self._way.saw_live(live)
+        if any(look.lane != "live" for look in looks.values()):
+            self._way.saw_bulk()
         alive = [look.snapshot for look in looks.values() if not look.snapshot.deleted]
         # Beside everything else: whoever wants likely duplicates waits for them, and nobody else does.
         matches = asyncio.create_task(self._matches(alive))

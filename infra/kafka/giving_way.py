@@ -18,10 +18,12 @@ LATE_SECONDS = 0.005
 TICKS = 5
 """After so many the share changes: by the latest but one of them, for a single pause says nothing."""
 LIVE_SECONDS = 10.0
-"""So long after it was last seen live work counts as under way."""
+"""So long after it was last seen live work, or bulk work, counts as under way."""
 LEAST = 0.05
 _LESS, _MORE = 0.4, 0.01
 """Less at once and more slowly: who rests makes no timer late, which must not be taken for time that the machine has."""
+FIRST = 0.1
+"""Bulk work that begins beside live work begins with this much: what it would push aside is late before any timer tells."""
 LONGEST_REST_SECONDS = 5.0
 
 
@@ -31,16 +33,16 @@ class GivingWay:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock()` in seconds."""
         self._clock = clock
-        self._share = 1.0
+        self._share = self._ramp = 1.0
         self._late: list[float] = []
-        self._live_until = self._several_until = float("-inf")
+        self._live_until = self._several_until = self._bulk_until = float("-inf")
         self._turns = 0
         self._last = ""
 
     @property
     def share(self) -> float:
         """Of the time, or of places, that bulk work may take now: from LEAST to 1."""
-        return self._share if self._clock() < self._live_until else 1.0
+        return min(self._share, self._ramp) if self._clock() < self._live_until else 1.0
 
     @property
     def share_of_one(self) -> float:
@@ -55,12 +57,20 @@ class GivingWay:
                 self._several_until = until
             self._last = tenant
 
+    def saw_bulk(self) -> None:
+        """Bulk work is under way."""
+        now = self._clock()
+        if now >= self._bulk_until:
+            self._ramp = FIRST
+        self._bulk_until = now + LIVE_SECONDS
+
     def tick(self, late: float) -> None:
         """A timer was `late` seconds late."""
         self._late.append(late)
         if len(self._late) >= TICKS:
             typical = sorted(self._late)[-2]
             self._late.clear()
+            self._ramp = min(1.0, self._ramp + _MORE)
             if typical > LATE_SECONDS:
                 self._share = max(LEAST, self._share * _LESS)
             else:
@@ -69,6 +79,7 @@ class GivingWay:
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Around a piece of bulk work: afterwards it rests for as long as its share asks; pieces at once share it."""
+        self.saw_bulk()
         began = self._clock()
         self._turns += 1
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from infra.kafka.giving_way import LEAST, LIVE_SECONDS, TICKS, GivingWay
+from infra.kafka.giving_way import FIRST, LEAST, LIVE_SECONDS, TICKS, GivingWay
 
 
 class Clock:
@@ -35,6 +35,26 @@ def test_late_timers_shrink_it_while_live_work_is_under_way_but_never_to_nothing
     assert way.share < 0.5, "five seconds of rest are not taken for a machine that has time"
     ticks(way, 0.0, 100)
     assert way.share == 1.0
+
+
+def test_bulk_work_that_begins_beside_live_work_begins_small_and_grows():
+    clock = Clock()
+    way = GivingWay(clock=clock)
+    way.saw_bulk()
+    assert way.share == 1.0, "alone it has everything"
+    way.saw_live(["one", "another"])
+    assert way.share == FIRST
+    assert way.share_of_one == 1.0, "a tenant's share is no bulk work's"
+    ticks(way, 0.0, 40)
+    grown = way.share
+    way.saw_bulk()
+    assert FIRST < grown == way.share < 1.0, "what goes on does not begin again"
+    ticks(way, 0.0, 100)
+    assert way.share == 1.0
+    clock.now += LIVE_SECONDS
+    way.saw_live()
+    way.saw_bulk()
+    assert way.share == FIRST
 
 
 def test_a_single_pause_says_nothing():
@@ -74,8 +94,7 @@ async def test_pieces_at_once_share_the_turn_that_one_would_have(monkeypatch):
 
     way = GivingWay(clock=clock)
     way.saw_live()
-    while way.share > 0.5:
-        ticks(way, 0.5)
+    way.saw_bulk()
     share = way.share
     monkeypatch.setattr("infra.kafka.giving_way.asyncio.sleep", sleep)
     async with way.turn(), way.turn():
