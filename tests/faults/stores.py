@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 import psycopg
 import redis.asyncio as redis
@@ -12,6 +13,7 @@ from tests.faults.fault import Fault, NoEvidenceError
 from tests.faults.stand import Stand
 
 CUT_EVERY = 0.25
+LOOK_EVERY = 0.005
 
 
 class Killed(Fault):
@@ -70,16 +72,27 @@ class ConnectionsCut(Fault):
     async def _work(self, stand: Stand) -> None:
         statement = (
             "SELECT pg_terminate_backend(pid), state FROM pg_stat_activity "
-            "WHERE application_name = 'hookline' AND pid <> pg_backend_pid() AND (state <> 'idle' OR random() < 0.2)"
+            "WHERE application_name = 'hookline' AND pid <> pg_backend_pid() AND (state <> 'idle' OR random() < %s)"
         )
         url = stand.addresses.database_url
         async with await psycopg.AsyncConnection.connect(url, autocommit=True, application_name="faults") as connection:
-            while True:
-                cursor = await connection.execute(statement)
+
+            async def cut(idle: float) -> int:
+                cursor = await connection.execute(statement, (idle,))
                 rows = await cursor.fetchall()
                 self._cut += len(rows)
-                self._active += sum(state != "idle" for _, state in rows)
-                await asyncio.sleep(CUT_EVERY)
+                at_work = sum(state != "idle" for _, state in rows)
+                self._active += at_work
+                return at_work
+
+            while True:
+                until = time.monotonic() + CUT_EVERY
+                found = await cut(0.2)
+                # Statements are short: under a light load it takes many looks to meet one.
+                while not found and time.monotonic() < until:
+                    await asyncio.sleep(LOOK_EVERY)
+                    found = await cut(0.0)
+                await asyncio.sleep(max(0.0, until - time.monotonic()))
 
     async def recover(self, stand: Stand) -> None:
         if self._task is not None:
