@@ -21,6 +21,7 @@ import secrets
 import signal
 import sys
 import tempfile
+import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -140,10 +141,11 @@ class Story:
         self._at = 0
         self._saves: dict[str, list[Save]] = {}
         self._writes: dict[str, list[InsightWrite]] = {}
+        self._reading = threading.Lock()
 
     def reconcile(self, account: str, since: int) -> Reconciliation:
-        """The account's saves from `since` (epoch ms) on against its insights; one thread at a time."""
-        with self._path.open("rb") as file:
+        """The account's saves from `since` (epoch ms) on against its insights."""
+        with self._reading, self._path.open("rb") as file:
             file.seek(self._at)
             for line in file:
                 if not line.endswith(b"\n"):
