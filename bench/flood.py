@@ -14,6 +14,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import itertools
 import json
 import os
 import random
@@ -23,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +80,8 @@ class Tenant:
     door: str
     secret: str
     records: list[tuple[str, str]]
+    turns: Iterator[tuple[str, str]]
+    """Its records over and over, in one order of chance."""
 
 
 def main() -> int:
@@ -226,7 +230,8 @@ class _Run:
             for kind in _TYPES
             for one in await self._sandbox.acall("records", account=account.id, object=kind)
         ]
-        return Tenant(name, account, door, secret, records)
+        order = self._chance.sample(records, len(records))
+        return Tenant(name, account, door, secret, records, itertools.cycle(order))
 
     # Parts
 
@@ -327,7 +332,8 @@ class _Run:
 
     async def _save(self, tenant: Tenant) -> list[Any]:
         given = self._given
-        chosen = self._chance.sample(tenant.records, min(len(tenant.records), int(given.rate * given.seconds)))
+        # In turn: a record that is saved again within the cooldown waits for its end, whatever others do.
+        chosen = [next(tenant.turns) for _ in range(min(len(tenant.records), int(given.rate * given.seconds)))]
         loop = asyncio.get_running_loop()
         start, saves = loop.time(), []
         for place, (kind, one) in enumerate(chosen):

@@ -19,7 +19,7 @@ from pydantic.json_schema import models_json_schema
 from console.status_lag import GROUPS
 from infra.kafka.letters import ATTEMPT, DESTINATION, LETTER
 from schemas.delivery import Delivery
-from schemas.envelope import CONTENT_TYPE
+from schemas.envelope import CONTENT_TYPE, SIZE
 from schemas.topics import (
     ALL,
     CHANGES,
@@ -178,6 +178,7 @@ def _headers(topic: Topic[Any]) -> dict[str, Any]:
         "hl_tenant": {"type": "string"},
         "hl_key": {"type": "string", "pattern": "^[0-9a-f]{32}$", "description": "The data key that seals the payload."},
         "traceparent": {"type": "string", "description": "W3C Trace Context."},
+        SIZE: {"type": "string", "pattern": "^[0-9]+$", "description": "Of a compressed payload: its bytes once opened."},
     }  # fmt: skip
     required = ["ce_specversion", "ce_id", "ce_type", "ce_source", "ce_time", "content-type", "hl_tenant", "hl_key"]
     if topic is not DELIVERIES:

@@ -237,9 +237,9 @@ class Settings(BaseSettings):
         "For one tenant: `hookline tenant rate`.",
     )
     tenant_changes_burst: int = Field(
-        default=300,
+        default=100,
         ge=1,
-        description="Changes that a tenant may send at once before its rate counts: what people do in a session, and not an import.",
+        description="Changes that a tenant may send at once before its rate counts: a full delivery of HubSpot's, and not an import.",
     )
 
     # Processors

@@ -8,11 +8,9 @@ bucket that is full again. While Redis is away each replica keeps buckets of its
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Protocol
 
 from infra.kafka.giving_way import GivingWay
@@ -123,7 +121,6 @@ class Slower:
         self._rates = rates
         self._way = way
         self._over: set[Owner] = set()
-        self._one = asyncio.Lock()
 
     async def take(self, wanted: Mapping[str, int]) -> Mapping[str, int]:
         """See `ingress.translator.Rates`; remembers who is over."""
@@ -144,8 +141,7 @@ class Slower:
             if not all(owner_of(raw) in self._over for raw in raws):
                 await handle(raws)
                 return
-            # One at a time where it is to give way: several that rest a while each would hardly rest at all.
-            async with self._one if self._way.share < 1.0 else nullcontext(), self._way.turn():
+            async with self._way.turn():
                 await handle(raws)
 
         return handler

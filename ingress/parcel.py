@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from infra.kafka.codec import COMPRESS_FROM_BYTES, Outgoing, purpose_of
 from infra.keyring import DataKey, Sealing
-from schemas.envelope import Envelope
+from schemas.envelope import SIZE, Envelope
 from schemas.topics import DELIVERIES
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ class Parcels:
         plaintext = b"".join((
             size.to_bytes(4, "big"), _BEFORE, identity, label.head, at, _BETWEEN, kind, _AFTER, body,
         ))  # fmt: skip
-        value = label.sealing.seal(plaintext, compress=len(plaintext) >= COMPRESS_FROM_BYTES)
+        compress = len(plaintext) >= COMPRESS_FROM_BYTES
+        value = label.sealing.seal(plaintext, compress=compress)
         headers = [
             label.first[0],
             ("ce_id", identity if part == 0 else b"%b.%d" % (identity, part)),
@@ -93,6 +94,8 @@ class Parcels:
         ]
         if traceparent:
             headers.append(("traceparent", traceparent.encode()))
+        if compress:
+            headers.append((SIZE, b"%d" % len(plaintext)))
         return Outgoing(label.kafka_key + identity, value, headers, identity, moment)
 
     def _written(self, received_at: datetime, moment: int) -> tuple[str, bytes]:

@@ -12,6 +12,8 @@ from functools import lru_cache
 from typing import Self
 
 CONTENT_TYPE = b"application/vnd.hookline.sealed"
+SIZE = "hl_size"
+"""Of a payload that is compressed within its seal: its bytes once it is opened. Who reads decides by it how much to take on at once."""
 _NEEDED = ("ce_id", "ce_type", "ce_source", "ce_time", "hl_tenant", "hl_key")
 _READ = (*_NEEDED, "hl_account", "traceparent")
 _SPECVERSION = ("ce_specversion", b"1.0")

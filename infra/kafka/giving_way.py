@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 TICK_SECONDS = 0.05
-LATE_SECONDS = 0.005
-"""A timer that is later than this shows that live work waits for its turn."""
+LATE_SECONDS = 0.002
+"""A timer that is later than this shows that live work waits for its turn; up to one millisecond is uvloop's rounding."""
 TICKS = 5
 """After so many the share changes: by the latest but one of them, for a single pause says nothing."""
 LIVE_SECONDS = 10.0
@@ -24,7 +24,8 @@ _LESS, _MORE = 0.4, 0.01
 """Less at once and more slowly: who rests makes no timer late, which must not be taken for time that the machine has."""
 FIRST = 0.1
 """Bulk work that begins beside live work begins with this much: what it would push aside is late before any timer tells."""
-LONGEST_REST_SECONDS = 5.0
+LONGEST_REST_SECONDS = 2.0
+"""What waits for its turn is in work: a rebalance waits for it, and so does a stop."""
 
 
 class GivingWay:
@@ -36,7 +37,7 @@ class GivingWay:
         self._share = self._ramp = 1.0
         self._late: list[float] = []
         self._live_until = self._several_until = self._bulk_until = float("-inf")
-        self._turns = 0
+        self._one = asyncio.Lock()
         self._last = ""
 
     @property
@@ -78,18 +79,16 @@ class GivingWay:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Around a piece of bulk work: afterwards it rests for as long as its share asks; pieces at once share it."""
+        """Around a piece of bulk work: afterwards it rests for as long as its share asks. Where it has to give way there is one piece
+        at a time: between two steps of live work each of several would take a step of its own.
+        """
         self.saw_bulk()
-        began = self._clock()
-        self._turns += 1
-        try:
+        async with self._one if self.share < 1.0 else nullcontext():
+            began = self._clock()
             yield
-        finally:
             share = self.share
-            share = share if share == 1.0 else share / self._turns
-            self._turns -= 1
-        if share < 1.0:
-            await asyncio.sleep(min(LONGEST_REST_SECONDS, (self._clock() - began) * (1 - share) / share))
+            if share < 1.0:
+                await asyncio.sleep(min(LONGEST_REST_SECONDS, (self._clock() - began) * (1 - share) / share))
 
     async def run(self) -> None:
         """Measure, until cancelled."""

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from schemas.envelope import SIZE
+
 
 class Raw(Protocol):
     """What the pump hands to a handler; aiokafka's ConsumerRecord is one."""
@@ -67,13 +69,13 @@ def size_of(raw: Raw) -> int:
 COMPRESSED = b"\x02"
 """How a sealed value begins that is compressed within; see `infra.keyring.cipher`, and a test holds the two together."""
 SHRUNK = 8
-"""An array of a hundred events is so many times as much once it is opened: the work of a call goes by that."""
-SHRUNK_FROM_BYTES = 2_048
-"""What is smaller than this has not shrunk by much."""
+"""Times as much, about, is what does not tell its size: the work of a call goes by what is opened."""
 
 
 def weight_of(raw: Raw) -> int:
-    """Bytes that it is when it is opened, about."""
+    """Bytes that it is when it is opened; about, where no header tells."""
     value = raw.value or b""
-    shrunk = len(value) >= SHRUNK_FROM_BYTES and value[:1] == COMPRESSED
-    return size_of(raw) + (SHRUNK - 1) * len(value) if shrunk else size_of(raw)
+    if value[:1] != COMPRESSED:
+        return size_of(raw)
+    told = next((bytes(size) for name, size in reversed(raw.headers) if name == SIZE), b"")
+    return size_of(raw) + (int(told) if told.isdigit() else (SHRUNK - 1) * len(value))

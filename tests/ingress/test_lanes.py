@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from contextlib import asynccontextmanager
 
@@ -123,42 +122,36 @@ async def test_a_tenants_own_rate_counts_for_it_alone():
     assert await bucket.take({"a": 20, "b": 20}) == {"a": 20, "b": 5}
 
 
-async def test_what_gives_way_is_handled_one_call_at_a_time_and_all_at_once_when_it_is_alone():
+async def test_who_is_over_its_rate_waits_for_a_turn_and_nobody_else_does():
+    turns: list[str] = []
+
     class Way(GivingWay):
-        now = 0.5
-
-        @property
-        def share(self):
-            return self.now
-
         @asynccontextmanager
         async def turn(self):
+            turns.append("began")
             yield
+            turns.append("rested")
 
     class Rates:
         async def take(self, wanted):
-            return dict.fromkeys(wanted, 0)
+            return {tenant: 0 if tenant == "noisy" else number for tenant, number in wanted.items()}
 
-    at_once, most = 0, 0
+    handled: list[list[bytes | None]] = []
 
     async def handle(raws):
-        nonlocal at_once, most
-        at_once += 1
-        most = max(most, at_once)
-        await asyncio.sleep(0)
-        at_once -= 1
+        handled.append([each.key for each in raws])
 
-    way = Way()
-    rates = Slower(Rates(), way)
-    await rates.take({"noisy": 1})
+    rates = Slower(Rates(), Way())
     slowed = rates.slowed(handle)
-    await asyncio.gather(*(slowed([raw("noisy/1")]) for _ in range(3)))
-    assert most == 1
-    await asyncio.gather(*(slowed([raw("noisy/1")]) for _ in range(2)), slowed([raw("quiet/1")]))
-    assert most == 2, "others wait for none of them"
-    way.now, most = 1.0, 0
-    await asyncio.gather(*(slowed([raw("noisy/1")]) for _ in range(3)))
-    assert most == 3
+    await slowed([raw("noisy/1")])
+    assert not turns, "nobody knows yet"
+    await rates.take({"noisy": 1, "quiet": 1})
+    await slowed([raw("quiet/1")])
+    await slowed([raw("noisy/1"), raw("quiet/1")])
+    assert not turns, "who is within its rate need not wait for who goes along"
+    await slowed([raw("noisy/1")])
+    assert turns == ["began", "rested"]
+    assert len(handled) == 4
 
 
 @settings(deadline=None)

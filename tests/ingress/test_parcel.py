@@ -12,6 +12,7 @@ from infra.kafka.raw import RawMessage
 from ingress.identity import RequestIds, arrived_at, request_of
 from ingress.parcel import Parcels
 from schemas.delivery import Delivery
+from schemas.envelope import SIZE
 from schemas.topics import DELIVERIES
 from tests.ingress.fakes import NOW, endpoint, keyring
 
@@ -36,6 +37,8 @@ async def test_a_parcel_is_what_the_codec_would_have_made(kind, body, monkeypatc
     received, refused = await codec.open(DELIVERIES, raws)
     assert not refused
     assert received[0].payload == received[1].payload == delivery
+    told = dict(ours.headers).get(SIZE)
+    assert told == (None if len(body) < 1_000 else b"%d" % len(delivery.pack()))
 
 
 async def test_labels_follow_the_key_of_the_hour():

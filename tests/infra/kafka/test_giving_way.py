@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
+
 from infra.kafka.giving_way import FIRST, LEAST, LIVE_SECONDS, TICKS, GivingWay
 
 
@@ -85,21 +89,41 @@ async def test_a_turn_rests_in_proportion_to_its_work():
     assert clock.now == 200.0
 
 
-async def test_pieces_at_once_share_the_turn_that_one_would_have(monkeypatch):
+async def test_where_it_gives_way_pieces_go_one_at_a_time_and_each_rests(monkeypatch):
     """INVARIANT: several calls at once take no more than one would. If it fails, more calls mean less way given."""
-    clock, rests = Clock(), []
+    clock, events, real = Clock(), [], asyncio.sleep
 
     async def sleep(seconds: float) -> None:
-        rests.append(round(seconds, 6))
+        events.append(round(seconds, 6))
+        await real(0)
+
+    async def piece(way: GivingWay, name: str) -> None:
+        async with way.turn():
+            events.append(f"{name} begins")
+            await real(0)
+            clock.now += 0.1
+            events.append(f"{name} ends")
 
     way = GivingWay(clock=clock)
-    way.saw_live()
-    way.saw_bulk()
-    share = way.share
     monkeypatch.setattr("infra.kafka.giving_way.asyncio.sleep", sleep)
-    async with way.turn(), way.turn():
-        clock.now += 0.1
-    assert rests == [round(0.1 * (1 - each) / each, 6) for each in (share / 2, share)]
+    await asyncio.gather(piece(way, "a"), piece(way, "b"))
+    assert events == ["a begins", "b begins", "a ends", "b ends"], "alone they need not wait for one another"
+    events.clear()
+    clock.now += LIVE_SECONDS
+    way.saw_live()
+    await asyncio.gather(piece(way, "a"), piece(way, "b"))
+    rest = round(0.1 * (1 - FIRST) / FIRST, 6)
+    assert events == ["a begins", "a ends", rest, "b begins", "b ends", rest]
+
+
+async def test_what_fails_in_its_turn_does_not_rest(monkeypatch):
+    monkeypatch.setattr("infra.kafka.giving_way.asyncio.sleep", None)
+    way = GivingWay(clock=Clock())
+    way.saw_live()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="broken"):
+            async with way.turn():
+                raise ValueError("broken")
 
 
 def test_a_tenant_gives_way_only_while_another_one_has_live_work():

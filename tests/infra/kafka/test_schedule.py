@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 from infra.kafka.raw import COMPRESSED, RawMessage, size_of, weight_of
 from infra.kafka.schedule import MOST_HELD_BACK, Batch, Schedule
 from infra.keyring.cipher import DataKey, seal
+from schemas.envelope import SIZE
 
 PARTITIONS = [("live", 0), ("live", 1), ("bulk", 0)]
 KEYS = [b"a", b"b", b"c", None]
@@ -48,6 +49,14 @@ def test_a_batch_ends_by_what_its_messages_are_once_they_are_opened():
     assert schedule.bytes == 20 * size_of(batch.messages[0].raw), "memory is held by what they are now"
     plain = RawMessage("live", 0, 0, b"acme/01", b"\x01" * 10_000)
     assert weight_of(plain) == size_of(plain)
+
+
+@pytest.mark.parametrize(("told", "known"), [(b"90000", True), (b"", False), (b"-1", False), (b"many", False)])
+def test_what_tells_its_size_is_not_guessed(told, known):
+    """INVARIANT: a flood's hundred events look alike and shrink to a fiftieth; a call takes them on as what they are."""
+    value = COMPRESSED + b"x" * 1_500
+    raw = RawMessage("live", 0, 0, b"acme/01", value, [("ce_id", b"1"), (SIZE, told), ("hl_attempt", b"2")])
+    assert weight_of(raw) == size_of(raw) + (90_000 if known else 7 * len(value))
 
 
 class Schedules(RuleBasedStateMachine):
