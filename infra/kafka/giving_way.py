@@ -2,7 +2,7 @@
 
 Law: decides a share and nothing else; holds nobody up but whoever asks it to. What is measured is how late this loop's
 timers are: that tells of a loop that is busy and of a machine that is, whoever's work it is. While nobody does live work
-bulk work's share is whole, and a tenant's while no other tenant does; no share falls below LEAST, so that all get on.
+bulk work's share is whole, and a tenant's while no other tenant does; no share falls below a least one, so that all get on.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ LONGEST_REST_SECONDS = 2.0
 class GivingWay:
     """One per process; belongs to one event loop."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock()` in seconds."""
+    def __init__(self, *, least: float = LEAST, clock: Callable[[], float] = time.monotonic) -> None:
+        """`least`: share, above 0, that bulk work has in any case; `clock()` in seconds."""
+        self._least = least
         self._clock = clock
         self._share = self._ramp = 1.0
         self._late: list[float] = []
@@ -42,12 +43,12 @@ class GivingWay:
 
     @property
     def share(self) -> float:
-        """Of the time, or of places, that bulk work may take now: from LEAST to 1."""
+        """Of the time, or of places, that bulk work may take now: from `least` to 1."""
         return min(self._share, self._ramp) if self._clock() < self._live_until else 1.0
 
     @property
     def share_of_one(self) -> float:
-        """That any one tenant may take of what several would use now: from LEAST to 1."""
+        """That any one tenant may take of what several would use now: from `least` to 1."""
         return self._share if self._clock() < self._several_until else 1.0
 
     def saw_live(self, tenants: Iterable[str] = ()) -> None:
@@ -73,7 +74,7 @@ class GivingWay:
             self._late.clear()
             self._ramp = min(1.0, self._ramp + _MORE)
             if typical > LATE_SECONDS:
-                self._share = max(LEAST, self._share * _LESS)
+                self._share = max(self._least, self._share * _LESS)
             else:
                 self._share = min(1.0, self._share + _MORE)
 

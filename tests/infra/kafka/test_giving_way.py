@@ -41,6 +41,13 @@ def test_late_timers_shrink_it_while_live_work_is_under_way_but_never_to_nothing
     assert way.share == 1.0
 
 
+def test_the_least_share_may_be_set():
+    way = GivingWay(least=0.2, clock=Clock())
+    way.saw_live()
+    ticks(way, 0.5, 20)
+    assert way.share == 0.2
+
+
 def test_bulk_work_that_begins_beside_live_work_begins_small_and_grows():
     clock = Clock()
     way = GivingWay(clock=clock)
