@@ -89,13 +89,14 @@ class Judge:
         await asyncio.to_thread(audit.install, self._stand)
 
     async def begin(self) -> None:
-        """A new round. Everything is quiet now."""
+        """A new round. Every save is on its record now; echoes of our writes may still come."""
+        # In this order: what is stored between the two is not taken for lost.
+        self._stored_before = await self._stored()
         await asyncio.to_thread(self._stand.crm.call, "state")
         self.journal.begin()
         await self._read_topics()
         self._letters.clear()
         self._audit_since = await asyncio.to_thread(audit.position, self._stand)
-        self._stored_before = await self._stored()
 
     async def close(self) -> None:
         if self._consumer is not None:
