@@ -17,8 +17,8 @@ LATE_SECONDS = 0.002
 """A timer that is later than this shows that live work waits for its turn; up to one millisecond is uvloop's rounding."""
 TICKS = 5
 """After so many the share changes: by the latest but one of them, for a single pause says nothing."""
-LIVE_SECONDS = 10.0
-"""So long after it was last seen live work, or bulk work, counts as under way."""
+LIVE_SECONDS = 3.0
+"""So long after it was last seen live work, or bulk work, counts as under way. A stray message must not hold up a backlog for long."""
 LEAST = 0.05
 _LESS, _MORE = 0.4, 0.01
 """Less at once and more slowly: who rests makes no timer late, which must not be taken for time that the machine has."""
