@@ -57,6 +57,8 @@ SETTLE_SECONDS = 120.0
 COALESCE_SECONDS = float(Settings.model_fields["coalesce_window_seconds"].default)
 REST_SECONDS = float(Settings.model_fields["question_rest_seconds"].default)
 PACK_SECONDS = float(Settings.model_fields["pack_seconds"].default)
+CHANGES_PER_SECOND = int(Settings.model_fields["tenant_changes_per_second"].default)
+"""A rate is so much more in a day that passes so much faster; a burst is what it is."""
 """The defaults that are scaled."""
 LEAST_PACK_SECONDS = 0.02
 """What is due at one moment comes as far apart as this machine's work takes, at whatever scale."""
@@ -144,6 +146,7 @@ def _measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
             "HOOKLINE_COALESCE_WINDOW_SECONDS": f"{given.window / given.scale:g}",
             "HOOKLINE_QUESTION_REST_SECONDS": f"{given.rest / given.scale:g}",
             "HOOKLINE_PACK_SECONDS": f"{max(LEAST_PACK_SECONDS, PACK_SECONDS / given.scale):g}",
+            "HOOKLINE_TENANT_CHANGES_PER_SECOND": f"{round(CHANGES_PER_SECOND * given.scale)}",
         }
         print("Settings of the Hookline process that differ from their defaults:")
         for name, value in setting.shown.items():
