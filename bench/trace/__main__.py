@@ -58,8 +58,7 @@ COALESCE_SECONDS = float(Settings.model_fields["coalesce_window_seconds"].defaul
 REST_SECONDS = float(Settings.model_fields["question_rest_seconds"].default)
 PACK_SECONDS = float(Settings.model_fields["pack_seconds"].default)
 CHANGES_PER_SECOND = int(Settings.model_fields["tenant_changes_per_second"].default)
-"""A rate is so much more in a day that passes so much faster; a burst is what it is."""
-"""The defaults that are scaled."""
+"""The defaults that are scaled: a rate is so much higher in a day that passes so much faster; a burst is what it is."""
 LEAST_PACK_SECONDS = 0.02
 """What is due at one moment comes as far apart as this machine's work takes, at whatever scale."""
 SESSION_SECONDS = 60.0
