@@ -23,7 +23,7 @@ LEAST = 0.05
 _LESS, _MORE = 0.4, 0.01
 """Less at once and more slowly: who rests makes no timer late, which must not be taken for time that the machine has."""
 FIRST = 0.1
-"""Bulk work that begins beside live work begins with this much: what it would push aside is late before any timer tells."""
+"""Bulk work that begins beside live work begins with this much, or its least: what it would push aside is late before any timer tells."""
 LONGEST_REST_SECONDS = 2.0
 """What waits for its turn is in work: a rebalance waits for it, and so does a stop."""
 
@@ -63,7 +63,7 @@ class GivingWay:
         """Bulk work is under way."""
         now = self._clock()
         if now >= self._bulk_until:
-            self._ramp = FIRST
+            self._ramp = max(FIRST, self._least)
         self._bulk_until = now + LIVE_SECONDS
 
     def tick(self, late: float) -> None:
