@@ -2,8 +2,9 @@
 
 Law: a place that becomes free goes to the tenant that has the fewest; among those, to whoever was served longest ago. A
 tenant alone gets all of them but one, which stays free for the next to come. What is of the bulk lane takes no more than
-the share that it is given at the moment, and so does each tenant; two places always. As two of them keep one CPU busy, who has to
-give way keeps its place for a while after its work is done: the bulk lane, and a tenant with more waiting than there are places.
+the share that it is given at the moment, two places always; so does each tenant, half of them always, for most of the time a
+place waits for a model. As two of them keep one CPU busy, who has to give way keeps its place for a while after its work is done:
+the bulk lane, and a tenant with more waiting than there are places.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 LEAST = 2
-"""Places that whoever has to give way has all the same."""
+"""Places that the bulk lane has all the same."""
 LONGEST_REST_SECONDS = 0.5
 """Of a place whose work is done: with two of them some four pieces a second get on whatever the share."""
 
@@ -90,7 +91,7 @@ class Room:
 
     def _may(self, tenant: str) -> bool:
         alone = self._places - 1 if self._places > 1 else 1
-        most = min(alone, max(LEAST, int(self._places * self._share_of_one())))
+        most = min(alone, max(LEAST, self._places // 2, int(self._places * self._share_of_one())))
         return self.free > 0 and self._taken[tenant] < most
 
     async def _enter(self, tenant: str) -> None:

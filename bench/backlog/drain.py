@@ -200,11 +200,12 @@ def rss_mib(pid: int) -> float:
 
 
 async def alone(offsets: Offsets, side: Side) -> float:
-    """Messages a second of a group that drains by itself, from its first commit to 90 % of its backlog: the last tenth is that
-    of the fullest partition, not of the group.
+    """Messages a second of a group that drains by itself, from its first commit to 90 % of what it has before it: the last tenth is
+    that of the fullest partition, not of the group.
     """
     side.total = sum((await offsets.ends(side.topic)).values())
-    first, at, moved = None, 0, time.monotonic()
+    before = await offsets.done(side.group, side.topic)
+    first, at, moved = None, before, time.monotonic()
     while True:
         await asyncio.sleep(0.1)
         for child in side.children:
@@ -212,9 +213,9 @@ async def alone(offsets: Offsets, side: Side) -> float:
         found, now = await offsets.done(side.group, side.topic), time.monotonic()
         if found != at:
             at, moved = found, now
-        if first is None and found:
+        if first is None and found > before:
             first = (now, found)
-        if first and at >= 0.9 * side.total:
+        if first and at - before >= 0.9 * (side.total - before):
             return (at - first[1]) / max(1e-9, now - first[0])
         if now - moved > STALLED_SECONDS:
             raise BenchError(f"{side.name} made no progress for {STALLED_SECONDS:.0f} s at {at} of {side.total}")

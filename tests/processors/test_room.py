@@ -168,9 +168,9 @@ async def test_a_tenant_with_much_waiting_rests_and_one_with_little_does_not():
     await all_of(room, 2)
 
 
-async def test_a_tenant_that_is_to_give_way_keeps_two_places_and_leaves_the_others():
+async def test_a_tenant_that_is_to_give_way_keeps_half_of_the_places_and_leaves_the_others():
     guests = Guests(Room(8, share_of_one=lambda: 0.1))
     await guests.come(*(f"flood-{number}" for number in range(9)), "quiet-1", "quiet-2", "other-1")
-    assert guests.inside == ["flood-0", "flood-1", "quiet-1", "quiet-2", "other-1"]
+    assert guests.inside == ["flood-0", "flood-1", "flood-2", "flood-3", "quiet-1", "quiet-2", "other-1"]
     await guests.go("flood-0")
-    assert guests.inside[-1] == "flood-2"
+    assert guests.inside[-1] == "flood-4"
