@@ -154,7 +154,7 @@ async def test_endpoints_and_accounts_are_made_shown_and_never_give_a_secret_bac
 async def test_a_key_ends_when_it_is_revoked_or_expires_and_is_kept_as_a_digest(api, call, keys, tenant):
     made = (await call("POST", "/api/keys", json={"role": "viewer", "name": "dashboard"})).json()
     assert (await call("GET", "/api/tenant", made["key"])).json() | {"key": ""} == {
-        "id": tenant, "name": tenant, "changes_per_second": 100, "changes_burst": 300, "key": "", "role": "viewer",
+        "id": tenant, "name": tenant, "changes_per_second": 100, "changes_burst": 100, "key": "", "role": "viewer",
     }  # fmt: skip
     assert (await call("GET", "/api/tenant", made["key"][:-1] + "!")).status_code == 401
     async with api.parts.engine.connect() as connection:
