@@ -88,9 +88,9 @@ def start_trace(name: str, trace_id: str, *, kind: trace.SpanKind) -> trace.Span
     return tracer().start_span(name, context=Context(), kind=kind)
 
 
-def traceparent() -> str:
-    """W3C `traceparent` of the current span; empty when there is none."""
-    context = trace.get_current_span().get_span_context()
+def traceparent(span: trace.Span | None = None) -> str:
+    """W3C `traceparent` of `span`, or of the current one; empty when it has none."""
+    context = (trace.get_current_span() if span is None else span).get_span_context()
     if not context.is_valid:
         return ""
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"

@@ -21,7 +21,7 @@ from infra.accounts import Endpoint
 from infra.kafka.codec import Outgoing
 from infra.kafka.lane import MessageTooLarge
 from infra.keyring import DataKey
-from infra.telemetry import log, start_trace
+from infra.telemetry import log, start_trace, traceparent
 from infra.unavailable import Unavailable
 from ingress import answers
 from ingress.identity import RequestIds
@@ -223,12 +223,9 @@ class Acceptance:
         assert case.request is not None
         assert case.received_at is not None
         kind = case.request.headers.get(b"content-type", b"")
-        traceparent = (
-            self.draw.traceparent(case.request_id)
-            if case.span is None
-            else self._traceparent(case.span, case.request_id)
-        )
-        return self._wrap(case.endpoint, key, case.request_id, case.received_at, kind, body, traceparent, part)  # fmt: skip
+        trace = "" if case.span is None else traceparent(case.span)
+        trace = trace or self.draw.traceparent(case.request_id)
+        return self._wrap(case.endpoint, key, case.request_id, case.received_at, kind, body, trace, part)
 
     @staticmethod
     def accepted(case: Case, seconds: float) -> None:
@@ -270,12 +267,6 @@ class Acceptance:
         metrics.REQUESTS.labels(case.dialect.source.name if case.dialect else "none", "failed").inc()
         self._log.error("ingress_failed", request_id=case.request_id, error=type(error).__name__)
         return 500, answers.PLAIN, answers.FAILED
-
-    def _traceparent(self, span: Span, request_id: str) -> str:
-        context = span.get_span_context()
-        if context.is_valid:
-            return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
-        return self.draw.traceparent(request_id)
 
     def _note(self, case: Case, cause: Refusal, status: int, detail: str, size: int) -> None:
         endpoint = case.endpoint

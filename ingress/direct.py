@@ -78,12 +78,7 @@ class _Passage(Case):
     __slots__ = ("_acceptance", "_began", "_gate", "_reply", "_size")
 
     def __init__(self, acceptance: Acceptance, gate: Gate, known: Known, size: int, reply: Reply) -> None:
-        # All of a Case's fields, without the call: there is one a request.
-        self.request_id, self.traced = acceptance.draw.draw()
-        self.known, self.endpoint, self.dialect = known, known.endpoint, known.dialect
-        self.asked = known.endpoint.id
-        self.span = self.request = self.scope = self.received_at = None
-        self.mark = ()
+        super().__init__(*acceptance.draw.draw(), known.endpoint.id, known.endpoint, known.dialect, known)
         self._acceptance, self._gate, self._reply, self._size = acceptance, gate, reply, size
         self._began = time.perf_counter()
 

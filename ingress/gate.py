@@ -50,8 +50,8 @@ class Gate:
 
     def done(self, size: int) -> None:
         """`give_back` and `leave`."""
-        self.bytes -= size
-        self.requests -= 1
+        self.give_back(size)
+        self.leave()
 
     def fullness(self) -> float:
         """The share that is taken, of requests or bytes, whichever is larger."""

@@ -19,6 +19,7 @@ from infra.kafka.schedule import Owner, owner_of
 from infra.redis_wire import RedisAway, Script, Wire
 from infra.telemetry import log
 from ingress.allowances import Allowance
+from ingress.translator import Rates
 
 MOST_LOCAL = 10_000
 """Tenants with a bucket in memory; the one that was asked longest ago goes first, and begins full again."""
@@ -105,18 +106,10 @@ class SharedBuckets:
         return dict(zip(wanted, granted, strict=True))
 
 
-class Taking(Protocol):
-    """`SharedBuckets`."""
-
-    async def take(self, wanted: Mapping[str, int]) -> Mapping[str, int]:
-        """See `ingress.translator.Rates`."""
-        ...
-
-
 class Slower:
     """Has deliveries of who is over its rate give way to those of others: a flood is as much work here as everywhere."""
 
-    def __init__(self, rates: Taking, way: GivingWay) -> None:
+    def __init__(self, rates: Rates, way: GivingWay) -> None:
         """`way`: what they give way by; somebody else runs it."""
         self._rates = rates
         self._way = way

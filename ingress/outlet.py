@@ -126,8 +126,7 @@ class Outlet:
                 raise MessageTooLarge(f"{length} bytes for {self._topic}, over {self._max_message_bytes}")
             size += length
         now = self._loop.time()
-        if self._stopped or self._queued_bytes + size > MAX_QUEUED_BYTES or now - self._unanswered > self._seconds:
-            self._admit(size, now)
+        self._admit(size, now)
         group = _Group(messages, size, now + self._seconds, told)
         self._queued_bytes += size
         self._waiting.append(group)
@@ -238,7 +237,7 @@ class Outlet:
                 waiting.popleft()
                 continue
             first = group.taken
-            for message in group.messages[first:] if first else group.messages:
+            for message in group.messages[first:]:
                 if (
                     batch.append(
                         key=message.key, value=message.value, timestamp=message.timestamp_ms, headers=message.headers

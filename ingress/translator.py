@@ -22,7 +22,7 @@ from infra import metrics
 from infra.accounts import Endpoint
 from infra.kafka.codec import Received
 from infra.kafka.raw import Raw
-from infra.telemetry import continue_trace, log, tracer
+from infra.telemetry import continue_trace, log, traceparent, tracer
 from infra.unavailable import Unavailable, as_unavailable
 from ingress.fold import fold
 from ingress.seen import mark_key
@@ -389,10 +389,7 @@ def _gathered(letters: Sequence[Untranslatable]) -> list[Untranslatable]:
 
 
 def _traceparent(work: _Work) -> str:
-    context = work.span.get_span_context()
-    if not context.is_valid:
-        return work.received.envelope.traceparent
-    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+    return traceparent(work.span) or work.received.envelope.traceparent
 
 
 def _wanted(works: Sequence[_Work]) -> dict[str, int]:

@@ -32,7 +32,7 @@ from infra.kafka.raw import Raw
 from infra.kafka.schedule import Key
 from infra.keyring import DataKey, Undecryptable, open_sealed, seal
 from infra.set_aside import Aside, SetAsideStore
-from infra.telemetry import log
+from infra.telemetry import log, traceparent
 from infra.unavailable import Unavailable
 from llm_gateway.prompt import (
     Answer,
@@ -54,7 +54,7 @@ from processors.provisional import GENERATION as PROVISIONAL
 from processors.provisional import Carries, provisional, rest_of
 from processors.room import Room
 from processors.state import AnalystState, Kept
-from processors.tracing import begin, header
+from processors.tracing import begin
 from processors.triggers import stronger
 from schemas.dead_letter import Cause
 from schemas.insight import Insight, Version
@@ -646,7 +646,7 @@ class Analyst:
             span.end()
             for insight, read in outcome.insights:
                 insights.append(insight)
-                traces.append(header(span))
+                traces.append(traceparent(span))
                 if read is None:
                     continue
                 plaintext = insight.__pydantic_serializer__.to_json(insight)

@@ -31,7 +31,7 @@ from infra.kafka.raw import Raw
 from infra.privacy.calling import PEOPLE
 from infra.privacy.people import People
 from infra.set_aside import Aside, SetAsideStore
-from infra.telemetry import log
+from infra.telemetry import log, traceparent
 from infra.together import all_of
 from infra.unavailable import Unavailable
 from processors import snapshots
@@ -53,7 +53,7 @@ from processors.missed import Missed
 from processors.ports import Accounts, Letter, Opens, Publishes, owner_of, write_letters
 from processors.snapshots import SnapshotTooLargeError
 from processors.state import HydratorState, Published, Standing
-from processors.tracing import begin, header
+from processors.tracing import begin
 from processors.triggers import Trigger, fold
 from schemas.change import Change
 from schemas.dead_letter import Cause
@@ -447,7 +447,7 @@ class Hydrator:
             # Before anything is sealed: who is erased a moment later must be found by what lies on the topic.
             await self._people.index([each.snapshot for each in ready])
         await self._publisher.publish(
-            RECORDS, [each.snapshot for each in ready], traceparents=[header(each.span) for each in ready]
+            RECORDS, [each.snapshot for each in ready], traceparents=[traceparent(each.span) for each in ready]
         )
         late = await self._state.save(
             {each.trigger.ref: Published(each.standing, batch.standings.get(each.trigger.ref)) for each in ready}
@@ -462,7 +462,7 @@ class Hydrator:
             await self._publisher.publish(
                 CHANGES,
                 [fenced(each.snapshot) for each in again],
-                traceparents=[header(each.span) for each in again],
+                traceparents=[traceparent(each.span) for each in again],
             )
 
     async def _note_missed(self, batch: Batch) -> None:

@@ -8,7 +8,7 @@ everybody has costs no more than any other. A record whose key is destroyed is n
 from __future__ import annotations
 
 import asyncio
-import binascii
+import base64
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from typing import Protocol
@@ -26,7 +26,6 @@ PER_BLOCK = 25
 PER_RECORD = 50
 MOST_MATCHES = 5
 _BLOCK_BYTES = 15
-_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 ROWS_IN_MEMORY = 10_000
 """Rows that stay opened, some 10 MB; one is used only as long as its key is there."""
 ROWS_AT_HAND = 500
@@ -180,7 +179,7 @@ class MatchStore:
     def _block(self, ref: RecordRef, key: bytes) -> str:
         # The account is part of the hash, so that one account's blocks say nothing about another's.
         digest = self._keyring.fingerprint(ref.tenant, f"match:{ref.account}\0".encode() + key)
-        return binascii.b2a_base64(digest[:_BLOCK_BYTES], newline=False).translate(_URL_SAFE).decode()
+        return base64.urlsafe_b64encode(digest[:_BLOCK_BYTES]).decode()
 
     def _opened(self, sealed: bytes, key: DataKey | None) -> Features | None:
         """What a row says; None where its key is destroyed. The same rows come again and again: one block gives the same ones."""

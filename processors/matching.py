@@ -346,26 +346,26 @@ def _domains(a: str, b: str) -> tuple[str, Level, str] | None:
 
 _Found = tuple[str, Level, str]
 _How = Callable[[Features, Features], _Found | None]
-_COMPANY: tuple[tuple[str, float, _How], ...] = (
-    ("domain", WEIGHTS["domain"]["exact"], lambda a, b: _domains(a.domain, b.domain)),
-    ("phone", WEIGHTS["phone"]["exact"], lambda a, b: _phone(a.phone, b.phone)),
-    ("city", WEIGHTS["city"]["close"], lambda a, b: _city(a.city, b.city)),
-    ("company", WEIGHTS["company_name"]["exact"], _companies),
+_COMPANY: tuple[tuple[float, _How], ...] = (
+    (WEIGHTS["domain"]["exact"], lambda a, b: _domains(a.domain, b.domain)),
+    (WEIGHTS["phone"]["exact"], lambda a, b: _phone(a.phone, b.phone)),
+    (WEIGHTS["city"]["close"], lambda a, b: _city(a.city, b.city)),
+    (WEIGHTS["company_name"]["exact"], _companies),
 )
-_PERSON: tuple[tuple[str, float, _How], ...] = (
-    ("phone", WEIGHTS["phone"]["exact"], lambda a, b: _phone(a.phone, b.phone)),
-    ("email", WEIGHTS["email"]["exact"], lambda a, b: _email(a.email, b.email)),
-    ("born", WEIGHTS["born"]["exact"], lambda a, b: _born(a.born, b.born)),
-    ("company", WEIGHTS["company"]["exact"], _companies),
-    ("city", WEIGHTS["city"]["close"], lambda a, b: _city(a.city, b.city)),
-    ("", WEIGHTS["names"]["exact"], _names),
+_PERSON: tuple[tuple[float, _How], ...] = (
+    (WEIGHTS["phone"]["exact"], lambda a, b: _phone(a.phone, b.phone)),
+    (WEIGHTS["email"]["exact"], lambda a, b: _email(a.email, b.email)),
+    (WEIGHTS["born"]["exact"], lambda a, b: _born(a.born, b.born)),
+    (WEIGHTS["company"]["exact"], _companies),
+    (WEIGHTS["city"]["close"], lambda a, b: _city(a.city, b.city)),
+    (WEIGHTS["names"]["exact"], _names),
 )
-"""What is compared, cheap and telling ones first: the feature, the most that it can speak for a duplicate, and how."""
+"""What is compared, cheap and telling ones first: the most that each can speak for a duplicate, and how."""
 
 
 def levels(a: Features, b: Features) -> list[_Found]:
     """How far each field that both have agrees: (field, level, how to say it)."""
-    compared = (how(a, b) for _, _, how in (_COMPANY if a.object == "company" else _PERSON))
+    compared = (how(a, b) for _, how in (_COMPANY if a.object == "company" else _PERSON))
     return [entry for entry in compared if entry is not None]
 
 
@@ -419,7 +419,7 @@ def _steps(is_company: bool, there: tuple[bool, ...]) -> tuple[tuple[tuple[float
     """What is compared where these are there, and the most bits that it can come to."""
     steps = tuple(
         (most, how)
-        for (_, most, how), is_there in zip(_COMPANY if is_company else _PERSON, there, strict=True)
+        for (most, how), is_there in zip(_COMPANY if is_company else _PERSON, there, strict=True)
         if is_there
     )
     return steps, PRIOR + sum(most for most, _ in steps)

@@ -36,11 +36,3 @@ def begin(name: str, traceparents: Sequence[str], ref: RecordRef, began_ns: int 
     return tracer().start_span(
         name, context=continue_trace(chosen), links=links, attributes=attributes, start_time=began_ns
     )
-
-
-def header(span: Span) -> str:
-    """W3C `traceparent` of `span`; empty when it has none."""
-    context = span.get_span_context()
-    if not context.is_valid:
-        return ""
-    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"

@@ -81,14 +81,16 @@ def _owned(tenant: str, purpose: str) -> bytes:
 
 def seal(key: DataKey, plaintext: bytes, *, purpose: str, compress: bool = False) -> bytes:
     """Seal `plaintext`; `purpose` is a topic family or `table.column`. `compress` is kept only where it makes it smaller."""
-    form = PLAIN
-    if compress:
-        squeezed = zlib.compress(plaintext, 1)
-        if len(squeezed) < len(plaintext):
-            form, plaintext = COMPRESSED, squeezed
+    form, content = _squeezed(plaintext) if compress else (PLAIN, plaintext)
     head = _FORMS[form] + key.raw_id
     nonce = os.urandom(NONCE_BYTES)
-    return head + nonce + key.cipher.encrypt(nonce, plaintext, _bound(head, key.tenant, purpose))
+    return head + nonce + key.cipher.encrypt(nonce, content, _bound(head, key.tenant, purpose))
+
+
+def _squeezed(plaintext: bytes) -> tuple[int, bytes]:
+    """Form and content: compressed, where that makes it smaller."""
+    squeezed = zlib.compress(plaintext, 1)
+    return (COMPRESSED, squeezed) if len(squeezed) < len(plaintext) else (PLAIN, plaintext)
 
 
 class Sealing:
@@ -107,13 +109,9 @@ class Sealing:
 
     def seal(self, plaintext: bytes, *, compress: bool = False) -> bytes:
         """See `seal`."""
-        form = PLAIN
-        if compress:
-            squeezed = zlib.compress(plaintext, 1)
-            if len(squeezed) < len(plaintext):
-                form, plaintext = COMPRESSED, squeezed
+        form, content = _squeezed(plaintext) if compress else (PLAIN, plaintext)
         nonce = os.urandom(NONCE_BYTES)
-        return self._heads[form] + nonce + self._encrypt(nonce, plaintext, self._bound[form])
+        return self._heads[form] + nonce + self._encrypt(nonce, content, self._bound[form])
 
 
 def key_id_of(sealed: bytes) -> str:

@@ -7,8 +7,8 @@ from opentelemetry.context import Context
 from opentelemetry.trace import get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from infra.telemetry import continue_trace, is_followed
-from processors.tracing import begin, header
+from infra.telemetry import continue_trace, is_followed, traceparent
+from processors.tracing import begin
 from schemas.record import RecordRef
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -46,4 +46,4 @@ def test_what_comes_of_unfollowed_traces_goes_on_with_the_newest():
     older, newest = f"00-{'1' * 32}-{SPAN}-00", f"00-{TRACE}-{SPAN}-00"
     span = begin("hydrate", [older, newest], REF)
     assert not span.is_recording()
-    assert header(span) == newest
+    assert traceparent(span) == newest
