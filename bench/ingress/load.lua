@@ -31,7 +31,7 @@ done = function(summary, latency)
   for _, thread in ipairs(threads) do again = again + thread:get("used_up") end
   local e = summary.errors
   io.write(string.format(
-    '\n{"requests": %d, "microseconds": %d, "errors": %d, "status": %d, "again": %d, "p50_us": %d, "p99_us": %d}\n',
-    summary.requests, summary.duration, e.connect + e.read + e.write + e.timeout, e.status, again,
-    latency:percentile(50), latency:percentile(99)))
+    '\n{"requests": %d, "microseconds": %d, "connect": %d, "read": %d, "write": %d, "late": %d, "status": %d, "again": %d, "p50_us": %d, "p99_us": %d, "longest_us": %d}\n',
+    summary.requests, summary.duration, e.connect, e.read, e.write, e.timeout, e.status, again,
+    latency:percentile(50), latency:percentile(99), latency.max))
 end

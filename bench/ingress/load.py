@@ -119,9 +119,11 @@ class Load:
         if done.returncode:
             raise BenchError(f"wrk failed: {done.stderr[-500:]}")
         told = json.loads(done.stdout.strip().rsplit("\n", 1)[-1])
-        self.errors += told["errors"] + told["status"]
-        if told["errors"] or told["status"] or (told["again"] and not again):
-            raise BenchError(f"{told['errors']} errors of the connection, {told['status']} of 4xx and 5xx, {told['again']} times all requests used up")  # fmt: skip
+        errors = {name: told[name] for name in ("connect", "read", "write", "late", "status") if told[name]}
+        self.errors += sum(errors.values())
+        if errors or (told["again"] and not again):
+            # Late: no answer within wrk's two seconds. Status: of 4xx and 5xx.
+            raise BenchError(f"wrk's errors: {errors or 'none'}; {told['again']} times all requests used up; p50 {told['p50_us']} us, p99 {told['p99_us']} us, longest {told['longest_us']} us")  # fmt: skip
         return Run(told["requests"], told["microseconds"] / 1e6, told["p50_us"] / 1e3, told["p99_us"] / 1e3)
 
     def _stamps(self, count: int) -> list[int]:
