@@ -3,7 +3,8 @@
 Law: a call returns after the acknowledgement of all in-sync replicas, or raises within its time; what nobody waits for any more
 and is not under way is not sent. Never waits for a batch to fill. Which partition a delivery lies on means nothing, for
 their order means nothing: so a batch holds all that waits instead of a sixth of it, and costs that much less a request
-(docs/adr/0010). At most one batch is under way on a partition: two make aiokafka's second one time out at random.
+(docs/adr/0010). At most one batch is under way to a broker: aiokafka has one request at a time to each, so a second one would
+wait beside what may yet join it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
+from aiokafka.structs import TopicPartition
 
 from infra import metrics
 from infra.kafka.codec import Outgoing
@@ -24,10 +26,9 @@ from infra.kafka.straight import send_batch
 from infra.unavailable import BrokerUnavailable
 
 FLUSHES = 3
-"""Batches under way at once, on different partitions."""
+"""Batches under way at once, to different brokers."""
 MANY = 64
-"""So many calls waiting begin another batch beside the one under way. Fewer go together with the next: aiokafka has one request
-at a time under way to a broker anyway, so an early second batch would only be a smaller one."""
+"""So many calls waiting begin another batch beside the one under way, where there is another broker. Fewer go together with the next."""
 MAX_QUEUED_BYTES = 64 * 1024 * 1024
 _SWEEP_SECONDS = 0.25
 
@@ -76,7 +77,10 @@ class Outlet:
         """In the order of their deadlines; done ones are dropped when they come to the front."""
         self._queued_bytes = 0
         self._partitions: list[int] = []
+        self._brokers = 1
+        """How many lead partitions, as of the last batch."""
         self._busy: set[int] = set()
+        """Those of them that have a batch under way."""
         self._turn = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._running = 0
@@ -133,9 +137,7 @@ class Outlet:
         self._calls.append(group)
         if self._timer is None:
             self._timer = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
-        if not self._running or (
-            len(self._waiting) >= MANY and self._running < min(self._flushes, len(self._partitions))
-        ):
+        if not self._running or (len(self._waiting) >= MANY and self._running < min(self._flushes, self._brokers)):
             self._begin()
         return group
 
@@ -168,8 +170,8 @@ class Outlet:
 
     async def _run(self) -> None:
         try:
-            while self._waiting:
-                await self._flush()
+            while self._waiting and await self._flush():
+                pass
         except asyncio.CancelledError:
             self._fail_waiting(BrokerUnavailable("this process is stopping"))
             raise
@@ -179,30 +181,33 @@ class Outlet:
             # Not by the task's end, which others learn of later: a call in between would wait for nobody.
             self._running -= 1
 
-    async def _flush(self) -> None:
+    async def _flush(self) -> bool:
+        """False: every broker has a batch under way, and whoever sent it sees to what waits."""
         mark = self._loop.time()
         slot = id(asyncio.current_task())
         self._oldest[slot] = mark
         self._unanswered = min(self._unanswered, mark)
-        partition: int | None = None
+        chosen: tuple[int, int] | None = None
         try:
             producer = await self._producer()
             if not self._partitions:
                 self._partitions = sorted(await producer.partitions_for(self._topic))
-            partition = self._choose()
+            chosen = self._choose(producer.client.cluster)
+            if chosen is None:
+                return False
             batch = producer.create_batch()
             parts = self._fill(batch)
             if not parts:
-                return
+                return True
             batch.close()
             count = sum(number for _, number in parts)
             try:
-                await send_batch(producer, batch, self._topic, partition)
+                await send_batch(producer, batch, self._topic, chosen[0])
             except KafkaError as error:
                 self._failed.inc(count)
                 self._settle(parts, _as_ours(error, self._topic))
                 await self._broken(producer, error)
-                return
+                return True
             except asyncio.CancelledError:
                 self._settle(parts, BrokerUnavailable("this process is stopping"))
                 raise
@@ -212,20 +217,28 @@ class Outlet:
                 group.open -= number
                 if not group.open and group.taken == len(group.messages):
                     self._tell(group, None)
+            return True
         finally:
             del self._oldest[slot]
             self._unanswered = min(self._oldest.values(), default=math.inf)
-            if partition is not None:
-                self._busy.discard(partition)
+            if chosen is not None:
+                self._busy.discard(chosen[1])
 
-    def _choose(self) -> int:
-        for _ in self._partitions:
-            self._turn = (self._turn + 1) % len(self._partitions)
-            found = self._partitions[self._turn]
-            if found not in self._busy:
-                self._busy.add(found)
-                return found
-        raise BrokerUnavailable("every partition has a batch under way")
+    def _choose(self, cluster: Any) -> tuple[int, int] | None:
+        """A partition whose leader has nothing under way, the next one in turn, and that leader; None where each has.
+
+        One that nobody leads at the moment is left out, as long as there are others: what is sent to it waits for an election.
+        """
+        leaders = [_leader(cluster, self._topic, partition) for partition in self._partitions]
+        led = {leader for leader in leaders if leader >= 0} or set(leaders)
+        self._brokers = len(led)
+        for _ in leaders:
+            self._turn = (self._turn + 1) % len(leaders)
+            broker = leaders[self._turn]
+            if broker in led and broker not in self._busy:
+                self._busy.add(broker)
+                return self._partitions[self._turn], broker
+        return None
 
     def _fill(self, batch: Any) -> list[tuple[_Group, int]]:
         parts: list[tuple[_Group, int]] = []
@@ -279,6 +292,12 @@ class Outlet:
                 self._failed.inc(len(group.messages))
                 self._tell(group, BrokerUnavailable(f"{self._topic} was not acknowledged within {self._seconds:g} s"))
         self._timer = self._loop.call_later(_SWEEP_SECONDS, self._sweep) if calls else None
+
+
+def _leader(cluster: Any, topic: str, partition: int) -> int:
+    """The broker that leads it; a number below 0, another one for each partition, while nobody does."""
+    found: int | None = cluster.leader_for_partition(TopicPartition(topic, partition))
+    return -1 - partition if found is None or found == -1 else found
 
 
 def _nobody(_error: Exception | None) -> None:

@@ -80,9 +80,10 @@ def _free_way(producer: Any, place: TopicPartition) -> int | None:
             return None
         if ids is None or ids.transactional_id is not None or not ids.has_pid():
             return None
-        if place in waiting._batches or place in sender._muted_partitions:  # noqa: SLF001
+        leader_of = producer.client.cluster.leader_for_partition
+        node: int | None = leader_of(place)
+        if node is None or node == -1 or node in sender._in_flight or place in sender._muted_partitions:  # noqa: SLF001
             return None
-        node: int | None = producer.client.cluster.leader_for_partition(place)
-        if node is not None and node != -1 and node not in sender._in_flight:  # noqa: SLF001
+        if not any(leader_of(other) == node for other in waiting._batches):  # noqa: SLF001
             return node
     return None

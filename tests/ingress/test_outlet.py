@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
 from infra.kafka.codec import Outgoing
 from infra.kafka.lane import MessageTooLarge
 from infra.unavailable import BrokerUnavailable
-from ingress.outlet import Outlet
+from ingress.outlet import MANY, Outlet
 
 
 class FakeBatch:
@@ -33,6 +33,10 @@ class FakeProducer:
 
     def __init__(self, room: int = 1_000) -> None:
         self.room, self.error, self.sent, self.under_way = room, None, [], []
+        self.leaders = {0: 0, 1: 0, 2: 0}
+        self.client = SimpleNamespace(
+            cluster=SimpleNamespace(leader_for_partition=lambda place: self.leaders[place.partition])
+        )
         self.open = asyncio.Event()
         self.open.set()
 
@@ -43,12 +47,12 @@ class FakeProducer:
         return FakeBatch(self.room)
 
     async def send_batch(self, batch, topic, *, partition):
-        assert partition not in self.under_way, "two batches at once on one partition"
-        self.under_way.append(partition)
+        assert self.leaders[partition] not in self.under_way, "two batches at once to one broker"
+        self.under_way.append(self.leaders[partition])
 
         async def acknowledge():
             await self.open.wait()
-            self.under_way.remove(partition)
+            self.under_way.remove(self.leaders[partition])
             if self.error is not None:
                 error, self.error = self.error, None
                 raise error
@@ -86,6 +90,55 @@ async def test_what_waits_while_batches_are_under_way_goes_in_one():
     await asyncio.gather(*calls)
     assert sorted(int(value) for _, values in producer.sent for value in values) == list(range(20))
     assert len(producer.sent) <= 3
+    await found.stop()
+
+
+async def test_another_broker_gets_a_batch_beside_where_many_wait():
+    producer = FakeProducer(room=10)
+    producer.leaders = {0: 0, 1: 1, 2: 1}
+    found, _ = outlet(producer)
+    await found.publish([message()])
+    producer.open.clear()
+    calls = [asyncio.create_task(found.publish([message()])) for _ in range(MANY + 1)]
+    await asyncio.sleep(0.01)
+    assert sorted(producer.under_way) == [0, 1]
+    producer.open.set()
+    await asyncio.gather(*calls)
+    await found.stop()
+
+
+async def test_who_came_first_is_answered_first_however_many_come():
+    """INVARIANT: who waits is served. If this fails, a busy front door keeps some senders waiting for seconds while others pass them."""
+    producer = FakeProducer(room=100)
+    found, _ = outlet(producer)
+    order: list[int] = []
+
+    async def call(number: int) -> None:
+        await found.publish([message(b"x" * 40)])
+        order.append(number)
+
+    calls = [asyncio.create_task(call(number)) for number in range(4 * MANY)]
+    await asyncio.gather(*calls)
+    assert order == sorted(order)
+    await found.stop()
+
+
+async def test_a_partition_that_nobody_leads_is_left_out_while_there_are_others():
+    producer = FakeProducer()
+    producer.leaders = {0: -1, 1: 0, 2: None}
+    found, _ = outlet(producer)
+    for _ in range(4):
+        await found.publish([message()])
+    assert {partition for partition, _ in producer.sent} == {1}
+    await found.stop()
+
+
+async def test_where_nobody_leads_anything_it_is_sent_all_the_same():
+    producer = FakeProducer()
+    producer.leaders = dict.fromkeys(range(3), -1)
+    found, _ = outlet(producer)
+    await found.publish([message()])
+    assert len(producer.sent) == 1
     await found.stop()
 
 

@@ -182,6 +182,23 @@ async def test_a_batch_does_not_overtake_one_that_waits_for_its_partition(produc
     assert producer.client.log[0] == [b"first", b"second"]
 
 
+async def test_a_batch_does_not_overtake_one_that_waits_for_its_broker(producer):
+    """INVARIANT: who waits is served. If this fails, some requests at a busy front door wait for seconds while others pass them."""
+    producer.client.open.clear()
+    first = asyncio.ensure_future(send_batch(producer, producer.batch(b"first"), TOPIC, 0))
+    await asyncio.sleep(0)
+    waits = asyncio.ensure_future(send_batch(producer, producer.batch(b"waits"), TOPIC, 1))
+    await asyncio.sleep(0)
+    producer.client.open.set()
+    await first
+    for number in range(20):
+        await send_batch(producer, producer.batch(b"%d" % number), TOPIC, 0)
+        if waits.done():
+            break
+    assert number == 0
+    assert producer.client.log[1] == [b"waits"]
+
+
 async def test_what_waited_behind_a_straight_batch_is_sent_when_that_is_done(producer):
     producer.client.open.clear()
     first = asyncio.ensure_future(send_batch(producer, producer.batch(b"first"), TOPIC, 0))
