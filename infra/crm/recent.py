@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from itertools import islice
 
 from schemas.record import Related
 
@@ -26,6 +27,9 @@ class Recent:
         self._clock = clock
         self._found: dict[_Key, tuple[float, Related | None]] = {}
         self._forgotten: dict[_Key, float] = {}
+        """In the order of the moments."""
+        self._unsure_until = float("-inf")
+        """What changed until then may not stand there any more."""
 
     def now(self) -> float:
         """The moment to give to `keep`: from before the read began."""
@@ -44,7 +48,7 @@ class Recent:
     def keep(self, account: str, kind: str, one: str, found: Related | None, since: float) -> None:
         """Remember it, unless it changed since the read began."""
         key = (account, kind, one)
-        if self._forgotten.get(key, float("-inf")) >= since:
+        if since <= self._unsure_until or self._forgotten.get(key, float("-inf")) >= since:
             return
         if len(self._found) >= self._most:
             self._sweep()
@@ -71,11 +75,16 @@ class Recent:
     def forget(self, account: str, kind: str, ids: Iterable[str]) -> None:
         """They changed."""
         now = self._clock()
-        if len(self._forgotten) >= self._most:
-            self._forgotten = {key: at for key, at in self._forgotten.items() if at > now - 60.0}
+        forgotten = self._forgotten
         for one in ids:
-            self._found.pop((account, kind, one), None)
-            self._forgotten[account, kind, one] = now
+            key = (account, kind, one)
+            self._found.pop(key, None)
+            forgotten.pop(key, None)
+            forgotten[key] = now
+        if len(forgotten) > self._most:
+            # Half of them at once: one by one, each would be looked for behind all that went before it.
+            for key in list(islice(forgotten, len(forgotten) - self._most // 2)):
+                self._unsure_until = forgotten.pop(key)
 
     def _sweep(self) -> None:
         oldest = self._clock() - self._ttl

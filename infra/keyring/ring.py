@@ -19,6 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from typing import TypeVar
 
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -41,6 +42,9 @@ _LOOK_BACK_SECONDS = 120.0
 """How far each look reaches back: transactions do not commit in the order of their times."""
 _DEAF_SECONDS = 60.0
 """After a longer silence nothing in memory is believed: the list may have been missed."""
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class Keyring:
@@ -80,7 +84,7 @@ class Keyring:
     async def start(self) -> None:
         """Load the root of `fingerprint`. Every other async method does so too, so calling it is optional."""
         if self._root is None:
-            wanted = self._new("", "root", "fingerprint", None)
+            wanted, _ = self._new("", "root", "fingerprint", None)
             self._root = self._unwrap((await self._store.get_or_create([wanted]))[0]).material
 
     async def stop(self) -> None:
@@ -232,11 +236,14 @@ class Keyring:
         if missing:
             there = await self._store.named(scope, missing) if len(missing) > FEW else []
             known = {row.name for row in there}
-            wanted = [self._new(tenants[name], scope, name, None) for name in missing if name not in known]
+            # A key that is made here need not be unwrapped, should it be the one that stays.
+            made = [self._new(tenants[name], scope, name, None) for name in missing if name not in known]
+            wanted = [row for row, _ in made]
+            own = {key.id: key for _, key in made}
             if self._root is None:
-                wanted.append(self._new("", "root", "fingerprint", None))
+                wanted.append(self._new("", "root", "fingerprint", None)[0])
             for row in [*there, *(await self._store.get_or_create(wanted) if wanted else ())]:
-                key = self._unwrap(row)
+                key = own.get(row.key_id) or self._unwrap(row)
                 if row.scope == "root":
                     self._root = key.material
                     continue
@@ -315,7 +322,7 @@ class Keyring:
             wanted.append(
                 self._new(
                     tenant, "delivery", f"{tenant}/{_unnamed(endpoint)}/{start:%Y-%m-%dT%H}", start + DELIVERY_KEY_LIFE
-                )
+                )[0]
             )
         hours = {key.name: each for key, each in zip(wanted, (hour, hour + 1), strict=True)}
         for row in await self._store.get_or_create(wanted):
@@ -343,16 +350,11 @@ class Keyring:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _new(self, tenant: str, scope: str, name: str, expires_at: datetime | None) -> WrappedKey:
-        key_id = new_id()
-        return WrappedKey(
-            key_id,
-            tenant,
-            scope,
-            name,
-            self._master.wrap(os.urandom(KEY_BYTES), key_id, scope, name, tenant),
-            expires_at,
-        )
+    def _new(self, tenant: str, scope: str, name: str, expires_at: datetime | None) -> tuple[WrappedKey, DataKey]:
+        """A key, as the store keeps it and as it seals."""
+        key = DataKey(new_id(), tenant, scope, name, os.urandom(KEY_BYTES))
+        wrapped = self._master.wrap(key.material, key.id, scope, name, tenant)
+        return WrappedKey(key.id, tenant, scope, name, wrapped, expires_at), key
 
     def _unwrap(self, row: WrappedKey) -> DataKey:
         cached = self._by_id.get(row.key_id)
@@ -371,19 +373,17 @@ class Keyring:
         return key
 
     def _remember(self, key: DataKey) -> None:
-        until = self._monotonic() + self._cache_seconds
-        self._by_id[key.id] = (key, until)
-        self._by_id.move_to_end(key.id)
-        caches: Iterable[OrderedDict[str, tuple[DataKey, float]] | OrderedDict[tuple[str, str], tuple[DataKey, float]]]
-        if key.scope == "delivery":
-            caches = (self._by_id,)
-        else:
-            self._by_name[key.scope, key.name] = (key, until)
-            self._by_name.move_to_end((key.scope, key.name))
-            caches = (self._by_id, self._by_name)
-        for cache in caches:
-            while len(cache) > self._max_cached:
-                cache.popitem(last=False)
+        cached = key, self._monotonic() + self._cache_seconds
+        _put_last(self._by_id, key.id, cached, self._max_cached)
+        if key.scope != "delivery":
+            _put_last(self._by_name, (key.scope, key.name), cached, self._max_cached)
+
+
+def _put_last(cache: OrderedDict[K, V], key: K, value: V, most: int) -> None:
+    cache[key] = value
+    cache.move_to_end(key)
+    while len(cache) > most:
+        cache.popitem(last=False)
 
 
 _RETIRED = "/retired-"

@@ -6,6 +6,7 @@ one's key.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -93,11 +94,12 @@ class KeyStore(Protocol):
 
 
 _COLUMNS = "key_id, tenant, scope, name, wrapped, expires_at"
-_GET_OR_CREATE = text(f"""
+# These are asked for every batch of a backlog: by one statement in one round trip.
+_GET_OR_CREATE = f"""
     WITH wanted AS (
       SELECT * FROM unnest(
-        CAST(:ids AS text[]), CAST(:tenants AS text[]), CAST(:scopes AS text[]), CAST(:names AS text[]),
-        CAST(:wrapped AS bytea[]), CAST(:expires AS timestamptz[])
+        %(ids)s::text[], %(tenants)s::text[], %(scopes)s::text[], %(names)s::text[],
+        %(wrapped)b::bytea[], %(expires)b::timestamptz[]
       ) AS w ({_COLUMNS})
     ), there AS (
       SELECT k.key_id, k.tenant, k.scope, k.name, k.wrapped, k.expires_at FROM data_keys k JOIN wanted USING (scope, name)
@@ -111,8 +113,7 @@ _GET_OR_CREATE = text(f"""
     )
     SELECT {_COLUMNS}, EXISTS (SELECT FROM erased_people) AS any_erased
     FROM (SELECT {_COLUMNS} FROM there UNION ALL SELECT {_COLUMNS} FROM made) AS found
-""")  # noqa: S608 -- made of constants
-# Asked for every batch of a backlog: by one statement in one round trip.
+"""  # noqa: S608 -- made of constants
 _BY_ID = f"""
     SELECT {_COLUMNS} FROM data_keys WHERE key_id = ANY(%(ids)s::text[]) AND (expires_at IS NULL OR expires_at > now())
 """  # noqa: S608 -- made of constants
@@ -123,7 +124,8 @@ _NAMED = f"""
 
 
 def _wrapped(row: tuple[Any, ...]) -> WrappedKey:
-    return WrappedKey(row[0], row[1], row[2], row[3], bytes(row[4]), row[5])
+    # Tenant and scope are the same for thousands of keys, which stay in memory.
+    return WrappedKey(row[0], sys.intern(row[1]), sys.intern(row[2]), row[3], bytes(row[4]), row[5])
 
 
 class PostgresKeys(KeyStore):
@@ -140,16 +142,19 @@ class PostgresKeys(KeyStore):
         found: list[WrappedKey] = []
         # A row that another transaction committed while ours ran is neither visible nor inserted: the next statement sees it.
         for _ in range(5):
-            rows = await self._run(
-                _GET_OR_CREATE,
-                ids=[key.key_id for key in missing.values()],
-                tenants=[key.tenant for key in missing.values()],
-                scopes=[key.scope for key in missing.values()],
-                names=[key.name for key in missing.values()],
-                wrapped=[key.wrapped for key in missing.values()],
-                expires=[key.expires_at for key in missing.values()],
-            )
-            found.extend(row for row in rows if missing.pop((row.scope, row.name), None))
+            asked = list(missing.values())
+            given = {
+                "ids": [key.key_id for key in asked],
+                "tenants": [key.tenant for key in asked],
+                "scopes": [key.scope for key in asked],
+                "names": [key.name for key in asked],
+                "wrapped": [key.wrapped for key in asked],
+                "expires": [key.expires_at for key in asked],
+            }
+            rows = await self._statements.run(_GET_OR_CREATE, given)
+            if rows:
+                self.any_erased = bool(rows[0][6])
+            found.extend(_wrapped(row) for row in rows if missing.pop((row[2], row[3]), None))
             if not missing:
                 return found
         raise Unavailable("postgres", why="data keys are created and destroyed at the same moment")
@@ -275,10 +280,7 @@ class PostgresKeys(KeyStore):
         )
 
     async def _run(self, statement: object, **values: object) -> list[WrappedKey]:
-        rows = await self._rows(statement, **values)
-        if rows and "any_erased" in rows[0]._mapping:  # noqa: SLF001 -- SQLAlchemy's public name for it
-            self.any_erased = rows[0].any_erased
-        return [_wrapped(row) for row in rows]
+        return [_wrapped(row) for row in await self._rows(statement, **values)]
 
     async def _rows(self, statement: object, **values: object) -> list[Any]:
         try:

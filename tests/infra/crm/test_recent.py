@@ -47,6 +47,24 @@ def test_it_stays_small():
     assert 1 <= len(recent.get("a", "companies", map(str, range(100)))) <= 10
 
 
+def test_what_changed_stays_small_and_an_answer_from_before_is_still_not_remembered():
+    """INVARIANT: whoever reads thousands of changed records a second spends no time on them again, and trusts no older answer."""
+    clock = Clock()
+    recent = Recent(ttl_seconds=1_000, most=10, clock=clock)
+    since = recent.now()
+    clock.now = 1.0
+    recent.forget("a", "companies", ["1"])
+    for number in range(100):
+        clock.now = 2.0 + number
+        recent.forget("a", "companies", [f"other {number}"])
+    assert len(recent._forgotten) <= 10
+    recent.keep("a", "companies", "1", ACME, since)
+    assert recent.get("a", "companies", ["1"]) == {}
+    clock.now = 200.0
+    recent.keep("a", "companies", "1", ACME, recent.now())
+    assert recent.get("a", "companies", ["1"]) == {"1": ACME}
+
+
 async def test_only_what_is_not_remembered_is_read_and_what_is_not_there_is_remembered_too():
     recent, asked = Recent(ttl_seconds=10), []
 
