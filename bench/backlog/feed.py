@@ -6,6 +6,7 @@ evenly spread over the whole backlog, none beside another.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -14,11 +15,14 @@ from aiokafka import AIOKafkaProducer
 
 from bench.backlog import floor
 from infra.kafka.broker import Publisher
+from infra.settings import Settings
 from schemas.delivery import Delivery
 from schemas.topics import DELIVERIES
 
 EVENTS = 100
 PAGE = 50
+FOLLOWED = round(1 / float(Settings.model_fields["trace_ratio"].default))
+"""One in so many deliveries is traced."""
 KINDS = (("0-1", "contact", "jobtitle"),) * 3 + (("0-2", "company", "city"), ("0-3", "deal", "amount"))
 """Of five records three are contacts, one a company, one a deal."""
 
@@ -94,7 +98,12 @@ async def _send(
         )
         for place, body in enumerate(page)
     ]
-    await publisher.publish(DELIVERIES, deliveries)
+    # As the front door gives them: each has a trace, and it is decided whether anybody follows it.
+    traceparents = [
+        f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-{'01' if (number + place) % FOLLOWED == 0 else '00'}"
+        for place in range(len(page))
+    ]
+    await publisher.publish(DELIVERIES, deliveries, traceparents=traceparents)
     for ack in [
         await bare.send(floor.DELIVERIES, body, key=b"%d" % (number + place)) for place, body in enumerate(page)
     ]:
