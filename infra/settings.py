@@ -326,7 +326,7 @@ class Settings(BaseSettings):
         description="TOML file with tiers of models and rules that choose among them, instead of the two above.",
     )
     question_rest_seconds: float = Field(
-        default=45.0,
+        default=50.0,
         ge=0,
         le=600,
         description="How long a question about somebody's change may wait for further changes and for others of its tenant; meanwhile "
