@@ -41,9 +41,19 @@ class Floor:
             async with self._session.post(
                 self._url, data=body, headers={"content-type": "application/json", "authorization": "Bearer x"}
             ) as response:
+                if b'"stream":true' in body:
+                    await _pass_on(send, response)
+                    return
                 answer = await response.read()
             await self._redis.set(name, answer, ex=3600)
         await _send(send, answer)
+
+
+async def _pass_on(send: Any, response: aiohttp.ClientResponse) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+    async for data in response.content.iter_any():
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def _send(send: Any, body: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from statistics import median
 
 import aiohttp
@@ -62,12 +63,18 @@ async def stream(session: aiohttp.ClientSession, url: str, side: Side, name: str
     return (first - began) * 1000, (time.perf_counter() - began) * 1000
 
 
-async def streams(session: aiohttp.ClientSession, side: Side, upstream: str, rounds: int) -> tuple[float, float]:
-    """Milliseconds that the side adds to a stream's first chunk, and to its end: medians over pairs that take turns."""
-    first, end = [], []
+async def streams(
+    session: aiohttp.ClientSession, found: Sequence[Side], upstream: str, rounds: int
+) -> dict[str, tuple[float, float]]:
+    """Milliseconds that each side adds to a stream's first chunk, and to its end: medians over rounds in which they and the
+    upstream itself take turns.
+    """
+    first: dict[str, list[float]] = {side.name: [] for side in found}
+    end: dict[str, list[float]] = {side.name: [] for side in found}
     for number in range(rounds):
-        there = await stream(session, f"{upstream}/v1", side, f"direct-{number}")
-        ours = await stream(session, side.url, side, f"stream-{number}-{time.time_ns()}")
-        first.append(ours[0] - there[0])
-        end.append(ours[1] - there[1])
-    return median(first), median(end)
+        there = await stream(session, f"{upstream}/v1", found[0], f"direct-{number}")
+        for side in found:
+            through = await stream(session, side.url, side, f"stream-{number}-{time.time_ns()}")
+            first[side.name].append(through[0] - there[0])
+            end[side.name].append(through[1] - there[1])
+    return {side.name: (median(first[side.name]), median(end[side.name])) for side in found}
