@@ -323,8 +323,9 @@ async def _set_up(settings: Settings, secret: str) -> str:
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_url)
     await admin.start()
     try:
-        # Small segments: bare records of 100 events would fill the disk.
-        small = {"retention.bytes": "67108864", "segment.bytes": "33554432"}
+        # Bare records of 100 events would fill the disk in the end. Five rounds of them fit: the broker looks for what to
+        # throw away every five minutes and deletes it a minute later, and both would show in whosever turn it is.
+        small = {"retention.bytes": "1073741824", "segment.bytes": "33554432"}
         await admin.create_topics([NewTopic(floor.TOPIC, settings.kafka_partitions, 1, topic_configs=small)])
     finally:
         await admin.close()
