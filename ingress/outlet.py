@@ -28,7 +28,8 @@ from infra.unavailable import BrokerUnavailable
 FLUSHES = 3
 """Batches under way at once, to different brokers."""
 MANY = 64
-"""So many calls waiting begin another batch beside the one under way, where there is another broker. Fewer go together with the next."""
+"""So many calls waiting begin another batch beside the one under way, where there is another broker. Fewer go together with the next,
+unless that takes longer than _SWEEP_SECONDS."""
 MAX_QUEUED_BYTES = 64 * 1024 * 1024
 _SWEEP_SECONDS = 0.25
 
@@ -84,9 +85,11 @@ class Outlet:
         self._turn = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._running = 0
-        self._oldest: dict[int, float] = {}
+        self._since: dict[int, float] = {}
+        """Since when each batch is under way."""
         self._unanswered = math.inf
-        """Since when the oldest of the batches under way is."""
+        """Since when no broker has anything but a batch that it has not acknowledged."""
+        self._oldest = math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
         self._loop = asyncio.get_running_loop()
@@ -137,7 +140,9 @@ class Outlet:
         self._calls.append(group)
         if self._timer is None:
             self._timer = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
-        if not self._running or (len(self._waiting) >= MANY and self._running < min(self._flushes, self._brokers)):
+        if not self._running or (
+            self._running < self._at_once and (len(self._waiting) >= MANY or now - self._oldest > _SWEEP_SECONDS)
+        ):
             self._begin()
         return group
 
@@ -185,8 +190,8 @@ class Outlet:
         """False: every broker has a batch under way, and whoever sent it sees to what waits."""
         mark = self._loop.time()
         slot = id(asyncio.current_task())
-        self._oldest[slot] = mark
-        self._unanswered = min(self._unanswered, mark)
+        self._since[slot] = mark
+        self._look()
         chosen: tuple[int, int] | None = None
         try:
             producer = await self._producer()
@@ -219,10 +224,19 @@ class Outlet:
                     self._tell(group, None)
             return True
         finally:
-            del self._oldest[slot]
-            self._unanswered = min(self._oldest.values(), default=math.inf)
+            del self._since[slot]
+            self._look()
             if chosen is not None:
                 self._busy.discard(chosen[1])
+
+    @property
+    def _at_once(self) -> int:
+        return min(self._flushes, self._brokers)
+
+    def _look(self) -> None:
+        under_way = self._since.values()
+        self._oldest = min(under_way, default=math.inf)
+        self._unanswered = max(under_way) if len(under_way) >= self._at_once else math.inf
 
     def _choose(self, cluster: Any) -> tuple[int, int] | None:
         """A partition whose leader has nothing under way, the next one in turn, and that leader; None where each has.
@@ -291,6 +305,9 @@ class Outlet:
             if not group.settled:
                 self._failed.inc(len(group.messages))
                 self._tell(group, BrokerUnavailable(f"{self._topic} was not acknowledged within {self._seconds:g} s"))
+        if self._waiting and self._running < self._at_once and now - self._oldest > _SWEEP_SECONDS:
+            # They wait behind a broker that is in trouble: there are others.
+            self._begin()
         self._timer = self._loop.call_later(_SWEEP_SECONDS, self._sweep) if calls else None
 
 

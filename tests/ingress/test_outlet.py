@@ -123,6 +123,35 @@ async def test_who_came_first_is_answered_first_however_many_come():
     await found.stop()
 
 
+class OneHangs(FakeProducer):
+    """Of two brokers, 0 acknowledges nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leaders = {0: 0, 1: 1, 2: 1}
+
+    async def send_batch(self, batch, topic, *, partition):
+        if self.leaders[partition] == 0:
+            return asyncio.get_running_loop().create_future()
+        return await super().send_batch(batch, topic, partition=partition)
+
+
+async def test_a_broker_that_says_nothing_costs_only_what_it_has():
+    """INVARIANT: one broker of several in trouble does not close the door. If this fails, senders are refused for half a minute."""
+    producer = OneHangs()
+    found, _ = outlet(producer, seconds=0.5)
+    results = []
+    for _ in range(20):
+        calls = [asyncio.create_task(found.publish([message()])) for _ in range(3)]
+        results += await asyncio.gather(*calls, return_exceptions=True)
+    failed = [result for result in results if result is not None]
+    assert len(failed) <= 3
+    assert len([value for _, values in producer.sent for value in values]) == 60 - len(failed)
+    for task in found._tasks:
+        task.cancel()
+    await found.stop()
+
+
 async def test_a_partition_that_nobody_leads_is_left_out_while_there_are_others():
     producer = FakeProducer()
     producer.leaders = {0: -1, 1: 0, 2: None}
