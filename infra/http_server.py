@@ -64,8 +64,9 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
 
 def settle_memory() -> None:
     """Leave what is there for good out of every collection, and collect seldom: requests and messages go by counting references,
-    and what is remembered is no garbage. To be called when all of a process stands.
+    and what is remembered is no garbage; of little at a time, for everything stands still meanwhile (3 ms for 10,000 objects, 15 for
+    50,000). To be called when all of a process stands.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(10_000, 50, 100)

@@ -152,6 +152,12 @@ class _Short:
             transport.close()
         self._door.on_response_complete()
 
+    def forget(self) -> None:
+        """Its connection is closed: without circles what belonged to it goes at once. Hundreds that wait for a collection together
+        would stop every other request for as long as that takes.
+        """
+        del self._door, self.answer
+
 
 class DoorProtocol(HttpToolsProtocol):
     """One connection."""
@@ -204,6 +210,7 @@ class DoorProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._guard.leave(self)
         super().connection_lost(exc)
+        self._short.forget()
 
     @override
     def data_received(self, data: bytes) -> None:

@@ -4,6 +4,7 @@ request smuggling), and what PortSwigger's "HTTP request smuggling" lists of way
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ import pytest
 
 from infra.http_server import listen
 from ingress.server import HttpServer
-from ingress.wire import WireLimits
+from ingress.wire import DoorProtocol, WireLimits
 from schemas.delivery import Refusal
 from tests.ingress.fakes import House, endpoint, house
 from tests.ingress.signers import hubspot_v3
@@ -410,3 +411,28 @@ async def test_requests_of_one_connection_go_either_way_in_any_order(door: Door)
             assert length is not None
             await reader.readexactly(int(length[1]))
     writer.close()
+
+
+async def test_a_closed_connection_leaves_nothing_that_waits_for_a_collection():
+    """INVARIANT: what belonged to a connection goes with it. If this fails, hundreds of them are collected at once, and meanwhile
+    nobody is answered.
+    """
+    gc.collect()
+    gc.disable()
+    try:
+        async with open_door() as door:
+            for number in range(5):
+                reader, writer = await door.open()
+                writer.write(GOOD if number % 2 else b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
+                await reader.readuntil(b"\r\n\r\n")
+                writer.close()
+                await writer.wait_closed()
+            left = True
+            for _ in range(500):
+                left = any(isinstance(each, DoorProtocol) for each in gc.get_objects())
+                if not left:
+                    break
+                await asyncio.sleep(0.01)
+            assert not left
+    finally:
+        gc.enable()
