@@ -236,8 +236,8 @@ async def test_bad_requests_are_refused_by_name_and_listed_for_the_admin(place: 
         assert (response.status, (await response.json())["cause"]) == (status, cause)
         ids[response.headers["X-Request-Id"]] = cause
     unknown = place.hubspot.id[:-1] + "-"
-    response = await place.http.post(f"http://127.0.0.1:{place.door.port}/hooks/{unknown}", data=body)
-    assert response.status == 404
+    async with place.http.post(f"http://127.0.0.1:{place.door.port}/hooks/{unknown}", data=body) as response:
+        assert response.status == 404
     async with asyncio.timeout(20):
         listed: set[str] = set()
         while listed != {*ids.values(), "UNKNOWN_ENDPOINT"}:
