@@ -269,9 +269,10 @@ async def test_a_body_cut_off_on_the_wire_is_noticed(place: Place):
 
 async def test_handshakes_readiness_and_a_port_that_is_taken(place: Place):
     base = f"http://127.0.0.1:{place.door.port}"
-    assert (await place.http.get(f"{base}/hooks/{place.hubspot.id}")).status == 200
-    assert (await place.http.put(f"{base}/hooks/{place.hubspot.id}")).status == 405
-    assert (await place.http.get(f"{base}/")).status == 404
+    door = f"/hooks/{place.hubspot.id}"
+    for method, path, status in (("GET", door, 200), ("PUT", door, 405), ("GET", "/", 404)):
+        async with place.http.request(method, f"{base}{path}") as answer:
+            assert answer.status == status
     assert {name: await ask() for name, ask in place.door.readiness().items()} == dict.fromkeys(place.door.readiness())
     second = build_role(place.settings.model_copy(update={"ingress_port": place.door.port}), place.parts)
     with pytest.raises(SettingsError, match="HOOKLINE_INGRESS_PORT"):
