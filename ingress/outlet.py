@@ -90,6 +90,7 @@ class Outlet:
         self._unanswered = math.inf
         """Since when no broker has anything but a batch that it has not acknowledged."""
         self._oldest = math.inf
+        """Since when the oldest batch under way is."""
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
         self._loop = asyncio.get_running_loop()
