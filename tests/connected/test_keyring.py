@@ -15,6 +15,7 @@ from sqlalchemy import event, text
 from infra.database.engine import build_engine
 from infra.database.statement import Statements
 from infra.keyring import Keyring, open_sealed, seal
+from infra.keyring.store import PostgresKeys
 from infra.settings import Settings
 from infra.unavailable import Unavailable
 from schemas.record import RecordRef
@@ -145,7 +146,7 @@ async def test_postgres_away_is_unavailable_and_what_is_in_memory_serves_on(sett
     elsewhere = build_engine(
         settings.model_copy(update={"database_url": type(settings.database_url)("postgresql://x@127.0.0.1:1/x")})
     )
-    ring._store._engine = elsewhere
+    ring._store = PostgresKeys(elsewhere)
     assert await ring.for_records(REFS[:1]) == keys
     with pytest.raises(Unavailable, match="postgres"):
         await ring.for_records(REFS[1:2])
