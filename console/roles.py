@@ -87,8 +87,7 @@ async def running(settings: Settings, names: Sequence[RoleName]) -> AsyncIterato
                 await role.start()
                 started.insert(0, role)
         # Alone, the front door holds few objects at a time, and whoever it keeps waiting is a sender with a clock.
-        alone = [role.name for role in roles] == ["ingress"]
-        settle_memory(at_one_go=10_000 if alone else 50_000)
+        settle_memory(in_small_steps=[role.name for role in roles] == ["ingress"])
         yield {role.name: role for role in roles}
     finally:
         for role in started:

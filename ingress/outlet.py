@@ -141,10 +141,7 @@ class Outlet:
         self._calls.append(group)
         if self._timer is None:
             self._timer = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
-        if not self._running or (
-            self._running < self._at_once and (len(self._waiting) >= MANY or now - self._oldest > _SWEEP_SECONDS)
-        ):
-            self._begin()
+        self._begin_where_due(now)
         return group
 
     async def stop(self) -> None:
@@ -168,7 +165,12 @@ class Outlet:
             # Whoever comes while Kafka is known to be away need not wait the whole time to hear it.
             raise BrokerUnavailable(f"{self._topic} has not acknowledged for {self._seconds:g} s")
 
-    def _begin(self) -> None:
+    def _begin_where_due(self, now: float) -> None:
+        """Something waits: for nobody, or with many, or behind a broker that may be in trouble where there are others."""
+        if self._running and (
+            self._running >= self._at_once or (len(self._waiting) < MANY and now - self._oldest <= _SWEEP_SECONDS)
+        ):
+            return
         self._running += 1
         task = self._loop.create_task(self._run(), name=f"publish-{self._topic}")
         self._tasks.add(task)
@@ -306,9 +308,8 @@ class Outlet:
             if not group.settled:
                 self._failed.inc(len(group.messages))
                 self._tell(group, BrokerUnavailable(f"{self._topic} was not acknowledged within {self._seconds:g} s"))
-        if self._waiting and self._running < self._at_once and now - self._oldest > _SWEEP_SECONDS:
-            # They wait behind a broker that is in trouble: there are others.
-            self._begin()
+        if self._waiting:
+            self._begin_where_due(now)
         self._timer = self._loop.call_later(_SWEEP_SECONDS, self._sweep) if calls else None
 
 

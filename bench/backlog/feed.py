@@ -6,7 +6,6 @@ evenly spread over the whole backlog, none beside another.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -16,15 +15,15 @@ from aiokafka import AIOKafkaProducer
 from bench.backlog import floor
 from infra.kafka.broker import Publisher
 from infra.settings import Settings
+from ingress.identity import RequestIds
 from schemas.delivery import Delivery
 from schemas.topics import DELIVERIES
 
 EVENTS = 100
 PAGE = 50
-FOLLOWED = round(1 / float(Settings.model_fields["trace_ratio"].default))
-"""One in so many deliveries is traced."""
 KINDS = (("0-1", "contact", "jobtitle"),) * 3 + (("0-2", "company", "city"), ("0-3", "deal", "amount"))
 """Of five records three are contacts, one a company, one a deal."""
+_IDS = RequestIds(float(Settings.model_fields["trace_ratio"].default))
 
 
 def bodies(changes: int, records: int, portal: str, app: str, at_ms: int) -> Iterator[bytes]:
@@ -86,9 +85,10 @@ async def _send(
     publisher: Publisher, bare: AIOKafkaProducer, tenant: str, endpoint: str, *, page: list[bytes], number: int
 ) -> int:
     now = datetime.now(UTC)
+    drawn = [_IDS.draw() for _ in page]
     deliveries = [
         Delivery(
-            request_id=f"backlog-{number + place}",
+            request_id=request_id,
             tenant=tenant,
             endpoint=endpoint,
             source="hubspot",
@@ -96,12 +96,11 @@ async def _send(
             content_type="application/json",
             body=body,
         )
-        for place, body in enumerate(page)
+        for (request_id, _), body in zip(drawn, page, strict=True)
     ]
-    # As the front door gives them: each has a trace, and it is decided whether anybody follows it.
+    # As from the front door, which gives each a trace and decides whether anybody follows it.
     traceparents = [
-        f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-{'01' if (number + place) % FOLLOWED == 0 else '00'}"
-        for place in range(len(page))
+        _IDS.traceparent(request_id).removesuffix("00") + ("01" if traced else "00") for request_id, traced in drawn
     ]
     await publisher.publish(DELIVERIES, deliveries, traceparents=traceparents)
     for ack in [

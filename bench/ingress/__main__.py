@@ -135,8 +135,8 @@ def _measure(folder: Path) -> dict[str, Any]:
         load = Load(folder, secret.encode(), PUBLIC, path)
         before = _answers(ops)
         sent = _rounds(sides, load)
-        one = next(side for side in sides if side.label == "ingress")
-        paced, paced_sent = _paced([next(side for side in sides if side.label == "floor"), one], load)
+        bare_one, one = (next(side for side in sides if side.label == name) for name in ("floor", "ingress"))
+        paced, paced_sent = _paced([bare_one, one], load)
         _check(before, _answers(ops), sent + paced_sent)
         hookline.check()
         result = _result(sides, paced, load.errors)
@@ -260,9 +260,8 @@ def _check(before: dict[str, float], after: dict[str, float], sent: int) -> None
     grown = {answer: count - before.get(answer, 0) for answer, count in after.items() if count > before.get(answer, 0)}
     accepted = grown.pop("accepted", 0)
     # wrk hangs up at the end of a run with one request a connection under way, which it does not count.
-    if grown.keys() - {"BODY_INCOMPLETE"} or not sent <= accepted <= sent + CONNECTIONS * 2 * (
-        ROUNDS + 1
-    ) + PACED_CONNECTIONS * len(SHARES) * (ROUNDS + 1):
+    uncounted = (ROUNDS + 1) * (CONNECTIONS * 2 + PACED_CONNECTIONS * len(SHARES))
+    if grown.keys() - {"BODY_INCOMPLETE"} or not sent <= accepted <= sent + uncounted:
         raise BenchError(f"{sent} requests were sent, {accepted:.0f} accepted, besides {grown}")
 
 

@@ -84,7 +84,7 @@ class Keyring:
     async def start(self) -> None:
         """Load the root of `fingerprint`. Every other async method does so too, so calling it is optional."""
         if self._root is None:
-            wanted, _ = self._new("", "root", "fingerprint", None)
+            wanted = self._wrapped(_drawn("", "root", "fingerprint"))
             self._root = self._unwrap((await self._store.get_or_create([wanted]))[0]).material
 
     async def stop(self) -> None:
@@ -237,11 +237,11 @@ class Keyring:
             there = await self._store.named(scope, missing) if len(missing) > FEW else []
             known = {row.name for row in there}
             # A key that is made here need not be unwrapped, should it be the one that stays.
-            made = [self._new(tenants[name], scope, name, None) for name in missing if name not in known]
-            wanted = [row for row, _ in made]
-            own = {key.id: key for _, key in made}
+            drawn = [_drawn(tenants[name], scope, name) for name in missing if name not in known]
+            wanted = [self._wrapped(key) for key in drawn]
+            own = {key.id: key for key in drawn}
             if self._root is None:
-                wanted.append(self._new("", "root", "fingerprint", None)[0])
+                wanted.append(self._wrapped(_drawn("", "root", "fingerprint")))
             for row in [*there, *(await self._store.get_or_create(wanted) if wanted else ())]:
                 key = own.get(row.key_id) or self._unwrap(row)
                 if row.scope == "root":
@@ -251,7 +251,7 @@ class Keyring:
             erased = await self._erased([found[name] for name in missing], wanted) if scope == "record" else set()
             for name in missing:
                 if name in erased:
-                    found[name] = self._keep(scope, name, self._nobodys(tenants[name], name))
+                    found[name] = self._keep(scope, name, _drawn(tenants[name], scope, name))
                 else:
                     self._remember(found[name])
         return found
@@ -268,10 +268,6 @@ class Keyring:
         if made:
             await self._store.destroy_ids(made)
         return {key.name for key in found}
-
-    @staticmethod
-    def _nobodys(tenant: str, name: str) -> DataKey:
-        return DataKey(new_id(), tenant, "record", name, os.urandom(KEY_BYTES))
 
     # Hearing of destroyed keys
 
@@ -319,11 +315,8 @@ class Keyring:
         wanted = []
         for each in (hour, hour + 1):
             start = datetime.fromtimestamp(each * 3600, UTC)
-            wanted.append(
-                self._new(
-                    tenant, "delivery", f"{tenant}/{_unnamed(endpoint)}/{start:%Y-%m-%dT%H}", start + DELIVERY_KEY_LIFE
-                )[0]
-            )
+            name = f"{tenant}/{_unnamed(endpoint)}/{start:%Y-%m-%dT%H}"
+            wanted.append(self._wrapped(_drawn(tenant, "delivery", name), start + DELIVERY_KEY_LIFE))
         hours = {key.name: each for key, each in zip(wanted, (hour, hour + 1), strict=True)}
         for row in await self._store.get_or_create(wanted):
             key = self._unwrap(row)
@@ -350,11 +343,9 @@ class Keyring:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _new(self, tenant: str, scope: str, name: str, expires_at: datetime | None) -> tuple[WrappedKey, DataKey]:
-        """A key, as the store keeps it and as it seals."""
-        key = DataKey(new_id(), tenant, scope, name, os.urandom(KEY_BYTES))
-        wrapped = self._master.wrap(key.material, key.id, scope, name, tenant)
-        return WrappedKey(key.id, tenant, scope, name, wrapped, expires_at), key
+    def _wrapped(self, key: DataKey, expires_at: datetime | None = None) -> WrappedKey:
+        wrapped = self._master.wrap(key.material, key.id, key.scope, key.name, key.tenant)
+        return WrappedKey(key.id, key.tenant, key.scope, key.name, wrapped, expires_at)
 
     def _unwrap(self, row: WrappedKey) -> DataKey:
         cached = self._by_id.get(row.key_id)
@@ -377,6 +368,10 @@ class Keyring:
         _put_last(self._by_id, key.id, cached, self._max_cached)
         if key.scope != "delivery":
             _put_last(self._by_name, (key.scope, key.name), cached, self._max_cached)
+
+
+def _drawn(tenant: str, scope: str, name: str) -> DataKey:
+    return DataKey(new_id(), tenant, scope, name, os.urandom(KEY_BYTES))
 
 
 def _put_last(cache: OrderedDict[K, V], key: K, value: V, most: int) -> None:
