@@ -20,7 +20,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal, Protocol, TypeVar
 
-import orjson
 from opentelemetry.trace import Span, use_span
 from pydantic import BaseModel
 
@@ -52,6 +51,7 @@ from processors.matching import Match
 from processors.ports import Letter, Opens, Publishes, owner_of, write_letters
 from processors.provisional import GENERATION as PROVISIONAL
 from processors.provisional import Carries, provisional, rest_of
+from processors.reading import Fingerprint, known_of, reading_of
 from processors.room import Room
 from processors.state import AnalystState, Kept
 from processors.tracing import begin
@@ -212,7 +212,7 @@ class Analyst:
         publisher: Publishes,
         state: AnalystState,
         keys: Callable[[Collection[RecordRef]], Awaitable[Mapping[RecordRef, DataKey]]],
-        fingerprint: Callable[[str, bytes], bytes],
+        fingerprint: Fingerprint,
         gateway: Asks,
         analyses: Mapping[str, Analysis],
         lookalikes: Lookalikes,
@@ -431,6 +431,10 @@ class Analyst:
             ask=self._door(look, analysis.name, read),
             matches=matches,
             today=self._now().date(),
+            # A replay asks anew: it is for whoever doubts what was said.
+            known=known_of(analysis.pieces(snapshot), read, kept.input)
+            if kept and previous and look.reason != "replay"
+            else frozenset(),
         )
         final = True
         if look.rests and isinstance(analysis, Carries):
@@ -583,8 +587,7 @@ class Analyst:
     def _input(self, look: _Look, analysis: Analysis, snapshot: RecordSnapshot | None = None) -> bytes:
         snapshot = snapshot or look.snapshot
         generation = look.rules.generation(snapshot.tenant, analysis.name)
-        read = [analysis.name, analysis.version, generation, analysis.inputs(snapshot)]
-        return self._fingerprint(snapshot.tenant, orjson.dumps(read, option=orjson.OPT_SORT_KEYS))
+        return reading_of(analysis, snapshot, generation, self._fingerprint)
 
     def _open(self, look: _Look, kept: Kept) -> Insight | None:
         """The insight, or None when its key was destroyed meanwhile."""

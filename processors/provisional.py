@@ -14,8 +14,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 from pydantic import BaseModel
 
 from llm_gateway.prompt import Answer, Prompt
-from processors.analyses.analysis import RULES_MODEL, Analysis, Context, Finding
-from schemas.insight import Usage
+from processors.analyses.analysis import Analysis, Context, Finding, by_rules
 
 GENERATION = 0
 """`Version.generation` of what is said provisionally; that of settings and promotions begins at 1."""
@@ -41,14 +40,12 @@ async def provisional(analysis: Analysis, context: Context) -> tuple[Finding, bo
     """
     asked = False
 
-    async def by_rules(prompt: Prompt[T], /) -> Answer[T]:
+    async def ask(prompt: Prompt[T], /) -> Answer[T]:
         nonlocal asked
         asked = True
-        assert prompt.rules is not None, f"{prompt.name} has no rules"
-        value = prompt.rules(prompt.facts)
-        return Answer(value, RULES_MODEL, RULES_MODEL, Usage(), cached=False, prompt_version=prompt.version)
+        return by_rules(prompt)
 
-    finding = await analysis.analyse(replace(context, ask=by_rules))
+    finding = await analysis.analyse(replace(context, ask=ask))
     if not asked:
         return finding, True
     assert isinstance(analysis, Carries)

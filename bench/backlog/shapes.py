@@ -86,6 +86,7 @@ class Judge:
             if given.object not in analysis.objects:
                 continue
             analysis.inputs(given)
+            analysis.pieces(given)
             finding = await analysis.analyse(Context(given, None, self._direct.ask, (), now.date()))
             grounded = ground(finding.payload, given, evidence=evidence)
             found.append(

@@ -5,7 +5,7 @@ Law: an analysis performs no I/O of its own; it reaches a model only through `Co
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Protocol, TypeVar
@@ -31,6 +31,13 @@ class Ask(Protocol):
         ...
 
 
+def by_rules(prompt: Prompt[T]) -> Answer[T]:
+    """What the prompt's own rules answer, without a gateway; it must have some."""
+    assert prompt.rules is not None, f"{prompt.name} has no rules"
+    value = prompt.rules(prompt.facts)
+    return Answer(value, RULES_MODEL, RULES_MODEL, Usage(), cached=False, prompt_version=prompt.version)
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """All that an analysis may look at."""
@@ -42,6 +49,8 @@ class Context:
     matches: Sequence[Match]
     """Likely duplicates, best first; empty for an analysis that does not want them."""
     today: date
+    known: frozenset[str] = frozenset()
+    """Which of its `pieces` `previous` was made from, as they stand now: they need not be read again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +81,13 @@ class Analysis(Protocol):
         ...
 
     def inputs(self, snapshot: RecordSnapshot) -> dict[str, Any]:
-        """Exactly what it reads, as canonical JSON values: no today's date, no field of ours. Must not block or raise."""
+        """Exactly what it reads but its pieces, as canonical JSON values: no today's date, no field of ours. Must not block or raise."""
+        ...
+
+    def pieces(self, snapshot: RecordSnapshot) -> Mapping[str, Any]:
+        """What it reads one by one, by name, as `inputs` are; empty for an analysis that reads all of a record at once. See
+        `Context.known`.
+        """
         ...
 
     async def analyse(self, context: Context) -> Finding:

@@ -93,6 +93,10 @@ class Reprompted:
         """See Analysis."""
         return self.inner.inputs(snapshot)
 
+    def pieces(self, snapshot: RecordSnapshot) -> Mapping[str, Any]:
+        """See Analysis."""
+        return self.inner.pieces(snapshot)
+
     async def analyse(self, context: Context) -> Finding:
         """See Analysis."""
         return await self.inner.analyse(replace(context, ask=self._asking(context.ask)))

@@ -5,13 +5,12 @@ Law: a result speaks only for the very input that it was made from; for any othe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from processors.analyses.analysis import Analysis, Context, Finding
+from processors.reading import Fingerprint, reading_of
 from processors.replay.results import Keys, Results, opened
 from processors.replay.seams import Tally
 from processors.state import Kept
@@ -21,19 +20,13 @@ SHADOW_GENERATION = 0
 """What a shadow's results carry until they are promoted: below every live one."""
 
 
-def read_by(analysis: Analysis, snapshot: RecordSnapshot, generation: int) -> bytes:
-    """What an analysis reads of a snapshot, as the analyst hashes it."""
-    read = [analysis.name, analysis.version, generation, analysis.inputs(snapshot)]
-    return orjson.dumps(read, option=orjson.OPT_SORT_KEYS)
-
-
 @dataclass(slots=True)
 class Shelf:
     """The results of one page of records; `fetch` before the analyst is given the page."""
 
     results: Results
     keys: Keys
-    fingerprint: Callable[[str, bytes], bytes]
+    fingerprint: Fingerprint
     tally: Tally
     _page: Mapping[RecordRef, Mapping[str, Kept]] = ()  # type: ignore[assignment]  # filled by fetch
 
@@ -46,7 +39,7 @@ class Shelf:
         kept = self._page.get(snapshot.ref, {}).get(analysis.name)
         if kept is None:
             return None
-        if kept.input != self.fingerprint(snapshot.tenant, read_by(analysis, snapshot, SHADOW_GENERATION)):
+        if kept.input != reading_of(analysis, snapshot, SHADOW_GENERATION, self.fingerprint):
             return None
         key = (await self.keys.for_records([snapshot.ref]))[snapshot.ref]
         insight = opened(key, kept.sealed)
@@ -80,6 +73,10 @@ class Prepared:
     def inputs(self, snapshot: RecordSnapshot) -> dict[str, Any]:
         """See Analysis."""
         return self._inner.inputs(snapshot)
+
+    def pieces(self, snapshot: RecordSnapshot) -> Mapping[str, Any]:
+        """See Analysis."""
+        return self._inner.pieces(snapshot)
 
     async def analyse(self, context: Context) -> Finding:
         """See Analysis."""

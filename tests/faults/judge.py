@@ -257,7 +257,8 @@ class Judge:
         if not snapshot.deleted:
             for name, analysis in self._analyses.items():
                 if snapshot.object in analysis.objects:
-                    read = orjson.dumps(analysis.inputs(snapshot), option=orjson.OPT_SORT_KEYS)
+                    reads = [analysis.inputs(snapshot), analysis.pieces(snapshot)]
+                    read = orjson.dumps(reads, option=orjson.OPT_SORT_KEYS)
                     inputs[name] = hashlib.sha256(read).digest()
         self._snapshots[key][offset] = Made(inputs, round(snapshot.modified_at.timestamp() * 1000), snapshot.deleted)
         if key not in self._last or self._last[key][0] < offset:

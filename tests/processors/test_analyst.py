@@ -29,7 +29,7 @@ from processors.matching import Match
 from processors.provisional import rest_of
 from schemas.dead_letter import Cause
 from schemas.insight import DataQuality, Defect, Evidence, Factor, Insight, LeadIntel, Usage
-from schemas.record import RecordRef, RecordSnapshot
+from schemas.record import Note, Reason, RecordRef, RecordSnapshot
 from schemas.topics import CHANGES, INSIGHTS, RECORDS
 from tests.processors.world import (
     Crash,
@@ -65,6 +65,11 @@ class FakeAnalysis:
     before: Callable[[RecordSnapshot], Awaitable[None]] | None = None
     raises: Exception | None = None
     payload: LeadIntel | DataQuality | None = None
+    piecemeal: bool = False
+    """Whether it reads a record's notes one by one."""
+
+    def pieces(self, snapshot: RecordSnapshot) -> dict[str, object]:
+        return {note.id: note.text for note in snapshot.notes} if self.piecemeal else {}
 
     def inputs(self, snapshot: RecordSnapshot) -> dict[str, object]:
         return {"fields": {self.reads: snapshot.fields.get(self.reads)} if self.reads else snapshot.fields}
@@ -204,6 +209,41 @@ async def test_the_previous_insight_is_given(stage):
     (first,) = (one for one in await stage.see(snapshot()) if one.analysis == "data_quality")
     await stage.see(snapshot(when=1, fields={"jobtitle": "CEO"}))
     assert [context.previous for context in stage.quality.seen] == [None, first]
+
+
+def noted(when: int, *texts: str, reason: Reason = "webhook", **fields: str) -> RecordSnapshot:
+    notes = tuple(Note(id=str(i), kind="note", at=at(0), text=text) for i, text in enumerate(texts))
+    made = snapshot(when=when, fields={"jobtitle": "CFO", **fields}, reason=reason)
+    return made.model_copy(update={"notes": notes})
+
+
+async def test_pieces_that_were_read_are_named_while_they_stand_as_they_were(stage):
+    stage.lead.piecemeal = True
+    for when, texts in enumerate((("a", "b"), ("a", "b", "c"), ("a", "B", "c"), ("a",))):
+        await stage.see(noted(when, *texts))
+    assert [context.known for context in stage.lead.seen] == [set(), {"0", "1"}, {"0", "2"}, {"0"}]
+
+
+@pytest.mark.parametrize("what", ["another field", "another version", "another generation", "a replay", "a retraction"])
+async def test_pieces_are_read_again_where_anything_else_is_not_as_it_was(stage, what):
+    """INVARIANT: what stands without being read was found by the same prompt, beside the same rest of the record."""
+    stage.lead.piecemeal = True
+    await stage.see(noted(0, "a", "b"))
+    if what == "another version":
+        stage.lead.version = "2"
+    if what == "another generation":
+        stage.analyst = stage.made(generation=2)
+    if what == "a retraction":
+        await stage.see(snapshot(when=1, deleted=True))
+    fields = {"jobtitle": "CEO"} if what == "another field" else {}
+    await stage.see(noted(2, "a", "b", "c", reason="replay" if what == "a replay" else "webhook", **fields))
+    assert stage.lead.seen[-1].known == set()
+
+
+async def test_pieces_as_they_were_are_no_news(stage):
+    stage.lead.piecemeal = True
+    await stage.see(noted(0, "a", "b"))
+    assert [one.analysis for one in await stage.see(noted(1, "a", "b", city="Oslo"))] == ["data_quality"]
 
 
 @pytest.mark.parametrize(

@@ -303,3 +303,9 @@ def snapshot(
         "read_at": at(when if read_when is None else read_when),
     }
     return RecordSnapshot.model_validate({**(record or ref())._asdict(), **given, **more})
+
+
+def scorable(record: RecordRef | None = None, when: float = 0.0, title: str = "CFO", **more: Any) -> RecordSnapshot:
+    """A snapshot that lead intelligence asks about: it has as many facts to cite as a score needs."""
+    fields = {"jobtitle": title, "email": "ida@ek.example"}
+    return snapshot(record, when, fields=fields, concepts={"job_title": "jobtitle", "email": "email"}, **more)

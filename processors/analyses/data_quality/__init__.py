@@ -73,6 +73,10 @@ class DataQualityAnalysis:
             "last_note": max((n.at.date().isoformat() for n in snapshot.notes), default=""),
         }
 
+    def pieces(self, snapshot: RecordSnapshot) -> dict[str, Any]:  # noqa: ARG002 -- the protocol's signature
+        """None: all of it bears on the answer."""
+        return {}
+
     async def analyse(self, context: Context) -> Finding:
         """Check; asks nobody."""
         defects = defects_of(context.snapshot, context.today)

@@ -1,7 +1,7 @@
 """Lead intelligence: how promising a contact, lead or deal is, why, what changed and what to do next.
 
 Law: the model proposes reasons; the score, the grade, the dates and the confidence are computed from those that the
-record bears out (`scoring`). What it says here is still ungrounded: `processors.grounding` decides what reaches a record.
+record bears out (`scoring`). A record that no answer could give a score to costs no question. What it says here is still ungrounded: `processors.grounding` decides what reaches a record.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 from llm_gateway.prompt import Prompt
 from llm_gateway.render import PromptFile, load
-from processors.analyses.analysis import Analysis, Context, Finding
-from processors.analyses.facts import canonical, label_of
+from processors.analyses.analysis import Analysis, Context, Finding, by_rules
+from processors.analyses.facts import canonical, filled, label_of
 from processors.analyses.feedback import feedback_of
 from processors.analyses.language import language_of
 from processors.analyses.lead_intel import rules
@@ -25,6 +25,7 @@ from processors.analyses.lead_intel.judging import judged
 from processors.analyses.lead_intel.scoring import (
     MAX_WEIGHT,
     MIN_FACTORS,
+    NEVER_CITED,
     READS,
     confidence_of,
     grade_of,
@@ -64,6 +65,10 @@ class LeadIntelAnalysis:
             "feedback": feedback_of(snapshot),
         }
 
+    def pieces(self, snapshot: RecordSnapshot) -> dict[str, Any]:  # noqa: ARG002 -- the protocol's signature
+        """None: all of it bears on the answer."""
+        return {}
+
     def prompt(self, snapshot: RecordSnapshot) -> Prompt[LeadIntelAnswer]:
         """The question about one record."""
         facts = questions(snapshot)
@@ -79,7 +84,8 @@ class LeadIntelAnalysis:
     async def analyse(self, context: Context) -> Finding:
         """Ask, and put the answer into an insight's shape."""
         snapshot = context.snapshot
-        answer = await context.ask(self.prompt(snapshot))
+        prompt = self.prompt(snapshot)
+        answer = by_rules(prompt) if too_little(snapshot) else await context.ask(prompt)
         value = answer.value
         factors = tuple(
             Factor(
@@ -124,6 +130,14 @@ class LeadIntelAnalysis:
         if not isinstance(before, LeadIntel) or not isinstance(now, LeadIntel):
             return by_rules
         return replace(by_rules, payload=carried(before, now, context.snapshot))
+
+
+def too_little(snapshot: RecordSnapshot) -> bool:
+    """Whether nothing that a model could say would make a score: fewer facts to cite than a score needs, and no text to read."""
+    if snapshot.notes or feedback_of(snapshot):
+        return False
+    there = filled(snapshot, READS.get(snapshot.object, READS["contact"]))
+    return "description" not in there and len(there.keys() - NEVER_CITED) < MIN_FACTORS
 
 
 PLUGIN: Analysis = LeadIntelAnalysis()

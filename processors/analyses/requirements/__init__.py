@@ -1,11 +1,13 @@
 """Requirements: what the customer asked for, in notes, e-mails and texts of a deal, lead or contact.
 
 Law: every requirement carries the verbatim words that it rests on and where they stand. What it says here is still
-ungrounded: `processors.grounding` decides what reaches a record. A record without texts costs no question.
+ungrounded: `processors.grounding` decides what reaches a record. A record without texts costs no question, and a text that was
+read once is not read again while it stays as it is (`earlier`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,9 +20,10 @@ from processors.analyses.feedback import feedback_of
 from processors.analyses.language import language_of
 from processors.analyses.requirements import rules
 from processors.analyses.requirements.answer import RequirementsAnswer
+from processors.analyses.requirements.earlier import Earlier, earlier_of
 from processors.analyses.requirements.judging import judged
 from processors.analyses.requirements.standing import standing, summary_of
-from processors.analyses.requirements.texts import texts_of
+from processors.analyses.requirements.texts import Text, texts_of
 from schemas.insight import Contradiction, Requirement, Requirements
 from schemas.record import RecordSnapshot
 
@@ -43,21 +46,28 @@ class RequirementsAnalysis:
         return _prompt().version
 
     def inputs(self, snapshot: RecordSnapshot) -> dict[str, Any]:
-        """The texts, with their sources and days, and a rep's feedback."""
+        """A rep's feedback."""
+        return {"feedback": feedback_of(snapshot)}
+
+    def pieces(self, snapshot: RecordSnapshot) -> dict[str, Any]:
+        """The texts by source, with their days."""
         return {
-            "feedback": feedback_of(snapshot),
-            "texts": [
-                [t.source, t.at.date().isoformat() if not t.source.startswith("field:") else "", t.subject, t.text]
-                for t in texts_of(snapshot)
-            ],
+            text.source: [
+                text.at.date().isoformat() if not text.source.startswith("field:") else "",
+                text.subject,
+                text.text,
+            ]
+            for text in texts_of(snapshot)
         }
 
-    def prompt(self, snapshot: RecordSnapshot) -> Prompt[RequirementsAnswer]:
-        """The question about one record."""
+    def prompt(self, snapshot: RecordSnapshot, earlier: Earlier | None = None) -> Prompt[RequirementsAnswer]:
+        """The question about one record: about all of its texts, or about those that `earlier` does not know."""
         feedback = feedback_of(snapshot)
+        texts = texts_of(snapshot)
         facts: dict[str, Any] = {
             "object": snapshot.object,
-            "texts": [text.as_json() for text in texts_of(snapshot)],
+            **({"earlier": earlier.as_json()} if earlier else {}),
+            "texts": [text.as_json() for text in (earlier.unread(texts) if earlier else texts)],
             **({"feedback": feedback} if feedback else {}),
         }
         return _prompt().prompt(
@@ -70,14 +80,20 @@ class RequirementsAnalysis:
         )
 
     async def analyse(self, context: Context) -> Finding:
-        """Ask, where there is something to read, and put the answer into an insight's shape."""
+        """Ask, where there is something new to read, and put the answer into an insight's shape."""
         snapshot = context.snapshot
         texts = {text.source: text for text in texts_of(snapshot)}
         if not texts:
             return Finding(payload=Requirements(summary=summary_of((), (), ())), model=RULES_MODEL)
-        answer = await context.ask(self.prompt(snapshot))
+        earlier = earlier_of(context, texts)
+        if earlier and context.previous and not earlier.unread(texts.values()):
+            # Something was taken away, and nothing came.
+            before = context.previous
+            payload = _payload(texts, earlier.items, earlier.contradictions, earlier.open_questions)
+            return Finding(payload=payload, model=before.model, prompt_version=before.prompt_version)
+        answer = await context.ask(self.prompt(snapshot, earlier))
         value = answer.value
-        items = tuple(
+        items = [
             Requirement(
                 text=item.text,
                 kind=item.kind,
@@ -87,15 +103,13 @@ class RequirementsAnalysis:
                 said_at=texts[item.source].at if item.source in texts else snapshot.modified_at,
             )
             for item in value.items
-        )
-        clashes = tuple(Contradiction(**clash.model_dump()) for clash in value.contradictions)
-        items = standing(items, clashes, {source: text.at for source, text in texts.items()})
-        payload = Requirements(
-            items=items,
-            contradictions=clashes,
-            open_questions=tuple(value.open_questions),
-            summary=summary_of(items, clashes, value.open_questions),
-        )
+        ]
+        clashes = [Contradiction(**clash.model_dump()) for clash in value.contradictions]
+        if earlier:
+            # What it says of texts that it was not shown is no news, and may be wrong.
+            items = [*earlier.items, *(item for item in items if item.source not in earlier.known)]
+            clashes = [*earlier.contradictions, *(each for each in clashes if each not in earlier.contradictions)]
+        payload = _payload(texts, items, clashes, value.open_questions)
         return Finding(payload=payload, model=answer.model, prompt_version=answer.prompt_version, usage=answer.usage)
 
     def carried(self, by_rules: Finding, context: Context) -> Finding:
@@ -104,6 +118,10 @@ class RequirementsAnalysis:
         now = by_rules.payload
         if before is None or not isinstance(before.payload, Requirements) or not isinstance(now, Requirements):
             return by_rules
+        asked = before.payload.open_questions or now.open_questions
+        if context.known:
+            # What was found in them is in there already.
+            return replace(by_rules, payload=now.model_copy(update={"open_questions": asked}))
         texts = {text.source: text for text in texts_of(context.snapshot)}
         new = {source for source, text in texts.items() if text.at > before.as_of}
         found = [
@@ -115,13 +133,28 @@ class RequirementsAnalysis:
             *(clash for clash in now.contradictions if {clash.first_source, clash.second_source} & new),
         ]
         payload = now.model_copy(
-            update={
-                "items": tuple(found),
-                "contradictions": tuple(clashes),
-                "open_questions": before.payload.open_questions or now.open_questions,
-            }
+            update={"items": tuple(found), "contradictions": tuple(clashes), "open_questions": asked}
         )
         return replace(by_rules, payload=payload)
+
+
+def _payload(
+    texts: Mapping[str, Text],
+    items: Iterable[Requirement],
+    clashes: Iterable[Contradiction],
+    open_questions: Iterable[str],
+) -> Requirements:
+    """In the order of the texts; what stands is worked out, and the summary counted."""
+    place = {source: number for number, source in enumerate(texts)}
+    in_order = sorted(items, key=lambda item: place.get(item.source, len(place)))
+    all_clashes, questions = tuple(clashes), tuple(open_questions)
+    found = standing(in_order, all_clashes, {source: text.at for source, text in texts.items()})
+    return Requirements(
+        items=found,
+        contradictions=all_clashes,
+        open_questions=questions,
+        summary=summary_of(found, all_clashes, questions),
+    )
 
 
 PLUGIN: Analysis = RequirementsAnalysis()

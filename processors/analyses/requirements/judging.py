@@ -17,6 +17,9 @@ from processors.analyses.requirements.answer import RequirementsAnswer
 def judged(answer: RequirementsAnswer, facts: Mapping[str, Any]) -> Judgement:
     """Confident is who found at least as many wishes as plain rules find in the same texts."""
     texts = {str(text["source"]): plain(f"{text['subject']} {text['text']}") for text in facts["texts"]}
+    for found in facts.get("earlier", {}).get("found", ()):
+        # A contradiction may cite what was found before.
+        texts[found["source"]] = f"{texts.get(found['source'], '')}\n{plain(found['quote'])}"
     quotes = [(item.source, item.quote) for item in answer.items]
     for clash in answer.contradictions:
         quotes += [(clash.first_source, clash.first_quote), (clash.second_source, clash.second_quote)]

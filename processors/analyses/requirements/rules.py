@@ -15,6 +15,8 @@ from processors.analyses.requirements.answer import ProposedContradiction, Propo
 from processors.analyses.requirements.texts import sentences
 from processors.analyses.suspicion import addresses_machine, machine_text
 
+MOST_STATEMENTS = 30
+"""The newest that are told of at once."""
 Kind = Literal["functional", "integration", "security", "budget", "timeline", "commercial", "support", "other"]
 Priority = Literal["must", "should", "could"]
 
@@ -201,13 +203,17 @@ def _topic(sentence: str) -> frozenset[str]:
     return frozenset(re.sub(r"(ing|ed|s)$", "", word) for word in words if word not in _STOP and len(word) > 2)
 
 
-def contradictions(statements: Iterable[Statement]) -> list[ProposedContradiction]:
-    """Two budgets, two dates for one thing, or must against must-not; the earlier statement first."""
+def contradictions(statements: Iterable[Statement], known: int = 0) -> list[ProposedContradiction]:
+    """Two budgets, two dates for one thing, or must against must-not; the earlier statement first. What the first `known` of them
+    say of each other is not told.
+    """
     found: list[ProposedContradiction] = []
     seen = list(statements)
     for i, first in enumerate(seen):
-        for second in seen[i + 1 :]:
+        for j, second in enumerate(seen[i + 1 :], i + 1):
             about = _disagree(first, second)
+            if about and j < known:
+                break
             if about and len(found) < 8:
                 found.append(
                     ProposedContradiction(
@@ -280,21 +286,35 @@ def _questions(statements: list[Statement], clashes: list[ProposedContradiction]
     return asked[:5]
 
 
+def _known(earlier: Mapping[str, Any]) -> list[Statement]:
+    """What was found before, as statements: `earlier.Earlier.as_json`."""
+    said = [(each["source"], each["quote"]) for each in earlier.get("found", ())]
+    for clash in earlier.get("contradictions", ()):
+        said += [(clash["first_source"], clash["first_quote"]), (clash["second_source"], clash["second_quote"])]
+    found = [statement(quote, source) for source, quote in dict.fromkeys(said)]
+    return [each for each in found if each is not None]
+
+
+def _sentence(text: str) -> str:
+    return re.sub(r"\W+", " ", text.casefold()).strip()
+
+
 def answer(facts: Mapping[str, Any]) -> RequirementsAnswer:
     """Read every text sentence by sentence, oldest first; a sentence said twice counts once."""
+    known = _known(facts.get("earlier", {}))
     found: list[Statement] = []
-    seen: set[str] = set()
+    seen = {_sentence(each.quote) for each in known}
     for text in facts["texts"]:
         if addresses_machine(machine_text(text["subject"], text["text"])):
             continue
         for sentence in (clause for whole in sentences(text["text"]) for clause in _clauses(whole, text["source"])):
-            key = re.sub(r"\W+", " ", sentence.casefold()).strip()
+            key = _sentence(sentence)
             asked = statement(sentence, text["source"])
             if asked and key not in seen:
                 seen.add(key)
                 found.append(asked)
-    found = found[-30:]
-    clashes = contradictions(found)
+    found = found[-MOST_STATEMENTS:]
+    clashes = contradictions([*known, *found], known=len(known))
     return RequirementsAnswer(
         # What is no longer wanted is not asked for; it only contradicts what was.
         items=[
@@ -303,5 +323,9 @@ def answer(facts: Mapping[str, Any]) -> RequirementsAnswer:
             if not _WITHDRAWN.search(s.quote)
         ],
         contradictions=clashes,
-        open_questions=_questions(found, clashes),
+        open_questions=_questions([*known, *found], [*_clashes(facts.get("earlier", {})), *clashes]),
     )
+
+
+def _clashes(earlier: Mapping[str, Any]) -> list[ProposedContradiction]:
+    return [ProposedContradiction(**clash) for clash in earlier.get("contradictions", ())]

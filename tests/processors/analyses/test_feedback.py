@@ -42,7 +42,6 @@ def test_feedback_is_an_input_of_its_own_and_its_absence_asks_as_before(analysis
     assert analysis.inputs(without) != analysis.inputs(up)
     assert "feedback" not in orjson.loads(orjson.dumps(analysis.prompt(without).facts))
     assert analysis.prompt(up).facts["feedback"] == {"thumbs": "up"}
-    assert analysis.version == "2"
 
 
 @pytest.mark.parametrize("analysis", [LEAD_INTEL, REQUIREMENTS], ids=lambda each: each.name)

@@ -9,7 +9,7 @@ import pytest
 from infra.crm.concepts import MAPS
 from llm_gateway.prompt import Answer
 from llm_gateway.shape import shape_of
-from processors.analyses.analysis import Context
+from processors.analyses.analysis import RULES_MODEL, Context
 from processors.analyses.lead_intel import PLUGIN
 from processors.analyses.lead_intel.answer import LeadIntelAnswer
 from processors.analyses.lead_intel.opinions import opinion
@@ -37,9 +37,9 @@ async def ask(prompt):
     )
 
 
-async def told(snapshot: RecordSnapshot, previous: Insight | None = None) -> LeadIntel:
+async def told(snapshot: RecordSnapshot, previous: Insight | None = None, model: str = "offline-rules") -> LeadIntel:
     finding = await PLUGIN.analyse(Context(snapshot, previous, ask, (), TODAY))
-    assert finding.model == "offline-rules"
+    assert finding.model == model
     payload = ground(finding.payload, snapshot, previous=previous).payload
     assert isinstance(payload, LeadIntel)
     return payload
@@ -123,9 +123,39 @@ async def test_an_unanswered_email_of_the_customer_comes_first():
 
 
 async def test_too_little_data_is_said_out_loud_and_names_what_would_help():
-    payload = await told(snap("hubspot", "contact", last_name="Ek"))
+    payload = await told(snap("hubspot", "contact", last_name="Ek"), model=RULES_MODEL)
     assert (payload.status, payload.score, payload.grade) == ("not_enough_data", None, None)
     assert {"Job title", "E-mail", "Phone"} <= set(payload.missing)
+
+
+NOTE = Note(id="1", kind="note", at=AT, text="Wants to buy before Christmas.")
+
+
+@pytest.mark.parametrize(
+    ("record", "asks"),
+    [
+        (snap("hubspot", "contact"), False),
+        (snap("hubspot", "contact", first_name="Ida", last_name="Ek", city="Oslo"), False),
+        (snap("hubspot", "contact", last_name="Ek", city="Oslo", country="Norway"), True),
+        (snap("hubspot", "contact", notes=(NOTE,), last_name="Ek"), True),
+        (snap("hubspot", "contact", last_name="Ek").model_copy(update={"feedback": {"feedback": "up"}}), True),
+        (snap("hubspot", "deal", deal_name="Boats", description="Three boats for the coast guard."), True),
+        (snap("hubspot", "deal", amount="5"), False),
+        (snap("hubspot", "deal", deal_name="Boats", amount="5"), True),
+    ],
+)
+async def test_a_record_that_no_answer_could_score_costs_no_question(record: RecordSnapshot, asks: bool):
+    asked = []
+
+    async def counting(prompt):
+        asked.append(prompt)
+        return await ask(prompt)
+
+    finding = await PLUGIN.analyse(Context(record, None, counting, (), TODAY))
+    assert bool(asked) is asks
+    assert finding.payload.next_action
+    if not asks:
+        assert (finding.payload.status, finding.model) == ("not_enough_data", RULES_MODEL)
 
 
 async def test_what_changed_since_the_last_insight_is_told_with_both_values():

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from infra.crm.concepts import MAPS
 from llm_gateway.prompt import Answer
 from llm_gateway.shape import shape_of
 from processors.analyses.analysis import RULES_MODEL, Context
 from processors.analyses.requirements import PLUGIN
-from processors.analyses.requirements.answer import RequirementsAnswer
+from processors.analyses.requirements.answer import ProposedRequirement, RequirementsAnswer
 from processors.analyses.requirements.rules import money, statement
 from processors.analyses.requirements.texts import sentences
 from processors.grounding import ground
@@ -192,14 +196,170 @@ def test_sentences_keep_abbreviations_and_decimals_whole():
     ]
 
 
-def test_inputs_are_the_texts_alone():
+def test_only_the_texts_are_read_one_by_one():
     one, other = deal("We need SSO.", amount="5"), deal("We need SSO.", amount="6")
-    assert PLUGIN.inputs(one) == PLUGIN.inputs(other)
-    assert PLUGIN.inputs(one) != PLUGIN.inputs(deal("We need SSO!", amount="5"))
+    assert (PLUGIN.inputs(one), PLUGIN.pieces(one)) == (PLUGIN.inputs(other), PLUGIN.pieces(other))
+    assert PLUGIN.pieces(one) != PLUGIN.pieces(deal("We need SSO!", amount="5"))
 
 
 def test_the_answer_can_be_asked_for_in_strict_mode():
     assert shape_of(RequirementsAnswer).strict is not None
+
+
+# What was read once
+
+NOTHING_ASKED = Answer(
+    RequirementsAnswer(items=[], contradictions=[], open_questions=[]), "m", "p", Usage(), False, "3"
+)
+
+
+def said(payload: Requirements, model: str = "a-model") -> Insight:
+    return Insight(
+        tenant="t", account="a", object="deal", id="1", crm="hubspot", analysis="requirements", version=Version(1, 1, 1),
+        as_of=AT, analyzed_at=AT, model=model, prompt_version="3", payload=payload,
+    )  # fmt: skip
+
+
+async def told_after(
+    before: RecordSnapshot, now: RecordSnapshot, previous: Requirements, shown: list[dict] | None = None
+) -> Requirements:
+    """What is said of `now` where `previous` was said of `before`; `shown`: gets the facts of each question."""
+
+    async def ask(prompt):
+        if shown is not None:
+            shown.append(dict(prompt.facts))
+        return Answer(
+            prompt.rules(prompt.facts), "offline-rules", "offline", Usage(), cached=False, prompt_version=prompt.version
+        )
+
+    known = frozenset(name for name, piece in PLUGIN.pieces(now).items() if PLUGIN.pieces(before).get(name) == piece)
+    finding = await PLUGIN.analyse(Context(now, said(previous), ask, (), date(2026, 11, 20), known))
+    payload = ground(finding.payload, now).payload
+    assert isinstance(payload, Requirements)
+    return payload
+
+
+OLD = ("We need SSO via Okta before rollout.", "The budget is 40,000 EUR.", "Thanks for the call.")
+NEW = "Our budget was cut to 25,000 EUR, and we must have a mobile app."
+
+
+async def test_only_a_new_text_is_read_and_what_was_found_before_stands_beside_it():
+    before, now, shown = deal(*OLD), deal(*OLD, NEW), []
+    payload = await told_after(before, now, await told(before), shown)
+    assert [text["source"] for text in shown[0]["texts"]] == ["note:3"]
+    assert [found["quote"] for found in shown[0]["earlier"]["found"]] == [
+        "We need SSO via Okta before rollout.",
+        "The budget is 40,000 EUR.",
+    ]
+    assert [text["source"] for text in shown[0]["earlier"]["context"]] == ["note:1", "note:2"]
+    whole = await told(now)
+    assert payload == whole
+    assert [item.status for item in payload.items] == ["open", "superseded", "open", "open"], "a budget came"
+
+
+async def test_a_changed_text_is_read_again_and_what_it_said_before_is_gone():
+    before, shown = deal(*OLD), []
+    now = deal("We need SSO via Entra before rollout.", *OLD[1:])
+    payload = await told_after(before, now, await told(before), shown)
+    assert [text["source"] for text in shown[0]["texts"]] == ["note:0"]
+    assert payload == await told(now)
+
+
+async def test_where_texts_were_only_taken_away_nobody_is_asked():
+    before, now = deal(*OLD), deal(*OLD[:2])
+    found, shown = await told(before), []
+    payload = await told_after(before, now, found, shown)
+    assert (shown, payload.items) == ([], found.items)
+    assert payload.summary == (await told(now)).summary
+
+
+async def test_what_another_text_says_as_well_outlives_the_text_it_was_first_found_in():
+    before = deal("We need SSO via Okta before rollout.", "Hello. We need SSO via Okta before rollout. Bye.")
+    now = before.model_copy(update={"notes": before.notes[1:]})
+    payload = await told_after(before, now, await told(before))
+    assert [(item.source, item.said_at) for item in payload.items] == [("note:1", now.notes[0].at)]
+    again = [
+        item.quote
+        for item in (await told_after(before, deal("Never mind.", before.notes[1].text), await told(before))).items
+    ]
+    assert again == ["We need SSO via Okta before rollout."]
+
+
+async def test_words_about_a_text_that_was_not_shown_are_not_taken():
+    """INVARIANT: what stands of a text that was not shown is what was found when it was."""
+    before, now = deal(*OLD), deal(*OLD, NEW)
+    made_up = ProposedRequirement(
+        text="Thanks", kind="other", priority="must", quote="Thanks for the call.", source="note:2"
+    )
+
+    async def ask(_prompt):
+        return replace(NOTHING_ASKED, value=NOTHING_ASKED.value.model_copy(update={"items": [made_up]}))
+
+    known = frozenset(PLUGIN.pieces(before))
+    finding = await PLUGIN.analyse(Context(now, said(await told(before)), ask, (), date(2026, 11, 20), known))
+    assert {item.source for item in finding.payload.items} == {"note:0", "note:1"}
+
+
+async def test_without_an_earlier_insight_everything_is_read():
+    shown: list[dict] = []
+
+    async def ask(prompt):
+        shown.append(dict(prompt.facts))
+        return NOTHING_ASKED
+
+    now = deal(*OLD)
+    for previous, known in ((None, frozenset(PLUGIN.pieces(now))), (said(Requirements()), frozenset())):
+        await PLUGIN.analyse(Context(now, previous, ask, (), date(2026, 11, 20), known))
+    assert [len(facts["texts"]) for facts in shown] == [3, 3]
+    assert all("earlier" not in facts for facts in shown), "asked in the words of a first question"
+
+
+SENTENCES = (
+    "We need SSO via Okta.",
+    "Budget is 40k EUR for the first year.",
+    "The budget was cut to 25,000 EUR.",
+    "Go-live must be by 1 March 2027.",
+    "Go-live moved to 2027-06-01.",
+    "They would like an integration with SAP.",
+    "Data must be hosted in the EU.",
+    "Left a voicemail, will try again.",
+    "It would be nice to have a mobile app.",
+    "We must have an audit trail for every change.",
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.dictionaries(
+            st.integers(0, 5), st.lists(st.sampled_from(SENTENCES), min_size=1, max_size=2, unique=True), max_size=6
+        ),
+        min_size=2,
+        max_size=6,
+    )
+)
+def test_reading_piece_by_piece_finds_what_reading_all_finds(history: list[dict[int, list[str]]]):
+    """Texts come, change and go in any order: the wishes found are the same (by rules; what has gone by then may be asked about)."""
+
+    def record(texts: dict[int, list[str]]) -> RecordSnapshot:
+        notes = tuple(
+            Note(id=str(id_), kind="note", at=AT + timedelta(days=id_), text=" ".join(lines))
+            for id_, lines in sorted(texts.items())
+        )
+        return deal().model_copy(update={"notes": notes})
+
+    async def play() -> None:
+        before, found = record(history[0]), await told(record(history[0]))
+        for texts in history[1:]:
+            now = record(texts)
+            found = await told_after(before, now, found)
+            whole = await told(now)
+            assert {item.quote for item in found.items} == {item.quote for item in whole.items}
+            sources = {text["source"]: text["text"] for text in PLUGIN.prompt(now).facts["texts"]}
+            assert all(item.quote in sources[item.source] for item in found.items)
+            before = now
+
+    asyncio.run(play())
 
 
 # Between two questions

@@ -11,7 +11,7 @@ from llm_gateway.prompt import Prompt
 from processors.analyses.analysis import Context
 from processors.analyses.lead_intel import PLUGIN
 from processors.replay.candidate import Candidate, CandidateError, Reprompted, reprompted
-from tests.processors.world import START, snapshot
+from tests.processors.world import START, scorable
 
 TEXT = "---\nname: lead_intel\nversion: 9\n---\n# system\nJudge.\n# user\n{{record}}\n"
 
@@ -29,7 +29,7 @@ async def test_the_question_goes_out_in_the_other_prompts_words_and_with_the_sam
         raise AskedError
 
     for analysis in (PLUGIN, tried):
-        context = Context(snapshot=snapshot(), previous=None, ask=ask, matches=(), today=START.date())
+        context = Context(snapshot=scorable(), previous=None, ask=ask, matches=(), today=START.date())
         with pytest.raises(AskedError):
             await analysis.analyse(context)
     live, other = asked

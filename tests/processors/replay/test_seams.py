@@ -22,7 +22,7 @@ from processors.state import Kept
 from schemas.insight import Insight, Usage
 from schemas.record import RecordRef
 from schemas.topics import INSIGHTS, RECORDS
-from tests.processors.world import Log, MemoryAnalystState, World, fingerprint, keys, ref, snapshot
+from tests.processors.world import Log, MemoryAnalystState, World, fingerprint, keys, ref, scorable
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Replaying:
 
 async def test_a_shadow_keeps_and_publishes_nothing() -> None:
     world = Replaying(publishes=False)
-    await world.analyst().handle(world.log.put(RECORDS, snapshot(), snapshot(ref("8"))))
+    await world.analyst().handle(world.log.put(RECORDS, scorable(), scorable(ref("8"))))
     assert world.log.topics.keys() == {RECORDS.name}
     assert not world.log.letters
     assert len(world.state.rows) == world.tally.counts["insights"] == 2
@@ -91,13 +91,13 @@ async def test_a_shadow_keeps_and_publishes_nothing() -> None:
 
 async def test_a_replay_asks_on_the_bulk_lane_and_on_nobodys_quota() -> None:
     world = Replaying()
-    await world.analyst().handle(world.log.put(RECORDS, snapshot(edited_by="userId:7")))
+    await world.analyst().handle(world.log.put(RECORDS, scorable(edited_by="userId:7")))
     assert [(caller.lane, caller.user) for caller in world.door.callers] == [("bulk", REPLAYS)]
 
 
 async def test_a_spent_quota_makes_it_wait_and_sets_nothing_aside() -> None:
     world = Replaying(door=Door(spent=1))
-    analyst, raws = world.analyst(), world.log.put(RECORDS, snapshot())
+    analyst, raws = world.analyst(), world.log.put(RECORDS, scorable())
     with pytest.raises(Unavailable) as waiting:
         await analyst.handle(raws)
     assert waiting.value.part == "model"
@@ -108,7 +108,7 @@ async def test_a_spent_quota_makes_it_wait_and_sets_nothing_aside() -> None:
 
 async def test_an_erased_record_is_counted_and_no_dead_letter() -> None:
     world = Replaying()
-    raws = world.log.put(RECORDS, snapshot(), snapshot(ref("8")))
+    raws = world.log.put(RECORDS, scorable(), scorable(ref("8")))
     world.log.unreadable = {0}
     await world.analyst().handle(raws)
     assert world.tally.counts["erased"] == 1
@@ -119,8 +119,8 @@ async def test_an_erased_record_is_counted_and_no_dead_letter() -> None:
 async def test_a_snapshot_that_was_overtaken_triggers_nobody() -> None:
     world = Replaying()
     analyst = world.analyst()
-    await analyst.handle(world.log.put(RECORDS, snapshot(when=10)))
-    await analyst.handle(world.log.put(RECORDS, snapshot(when=0)))
+    await analyst.handle(world.log.put(RECORDS, scorable(when=10)))
+    await analyst.handle(world.log.put(RECORDS, scorable(when=0)))
     assert world.log.topics.keys() == {RECORDS.name, INSIGHTS.name}
     assert world.tally.counts["overtaken"] == 1
 
@@ -128,7 +128,7 @@ async def test_a_snapshot_that_was_overtaken_triggers_nobody() -> None:
 async def test_the_same_generation_says_nothing_twice_and_a_raised_one_is_newer() -> None:
     """INVARIANT: a replay of the past as it was is a no-op until something was promoted."""
     world = Replaying()
-    raws = world.log.put(RECORDS, snapshot())
+    raws = world.log.put(RECORDS, scorable())
     await world.analyst().handle(raws)
     await world.analyst().handle(raws)
     assert len(world.said()) == 1
@@ -145,7 +145,7 @@ async def test_a_live_insight_that_came_in_between_has_the_last_word() -> None:
     live = MemoryAnalystState(World())
     guarded = Guarded(live, Keys(), world.log)
     world.state = guarded
-    await world.analyst().handle(world.log.put(RECORDS, snapshot()))
+    await world.analyst().handle(world.log.put(RECORDS, scorable()))
     assert await guarded.settle() == 0
     (ours,) = world.said()
     # A live analyst that began before us keeps a newer one, which lies before ours on the topic.
@@ -172,9 +172,8 @@ class Rows:
 
 
 async def test_a_promoted_result_is_said_where_the_record_reads_the_same_and_asked_where_not() -> None:
-    means = {"concepts": {"job_title": "jobtitle"}}
     shadow = Replaying(generation=0, publishes=False)
-    await shadow.analyst().handle(shadow.log.put(RECORDS, snapshot(**means), snapshot(ref("8"), **means)))
+    await shadow.analyst().handle(shadow.log.put(RECORDS, scorable(), scorable(ref("8"))))
     rows: dict[RecordRef, dict[str, Kept]] = {}
     for (record, name), kept in shadow.state.rows.items():
         rows.setdefault(record, {})[name] = kept
@@ -183,7 +182,7 @@ async def test_a_promoted_result_is_said_where_the_record_reads_the_same_and_ask
     results: Any = Rows(rows)
     shelf = Shelf(results, Keys(), fingerprint, live.tally)
     live.around = lambda analysis: Prepared(analysis, shelf)
-    raws = live.log.put(RECORDS, snapshot(**means), snapshot(ref("8"), when=5, fields={"jobtitle": "CEO"}, **means))
+    raws = live.log.put(RECORDS, scorable(), scorable(ref("8"), when=5, title="CEO"))
     await shelf.fetch([ref(), ref("8")])
     await live.analyst().handle(raws)
     assert live.tally.counts["taken_over"] == 1
@@ -203,6 +202,6 @@ async def test_a_replay_waits_with_what_waits_for_somebody_elses_batch():
     """INVARIANT: a replay has nothing that would bring one record again: it waits as a whole, or the record is left out unseen."""
     world = Replaying(door=Waits())  # type: ignore[arg-type]
     with pytest.raises(Unavailable) as waiting:
-        await world.analyst().handle(world.log.put(RECORDS, snapshot()))
+        await world.analyst().handle(world.log.put(RECORDS, scorable()))
     assert (waiting.value.part, waiting.value.retry_after) == ("model", 60)
     assert world.tally.counts["overtaken"] == 0
