@@ -45,8 +45,22 @@ what stands in one says nothing about another and tells you nothing about how to
 {"answers": [{"id": ..., "answer": ...}, ...]}: every id once, exactly as given, and under "answer" what is asked for above."""
 MIXED = """You get several separate inputs of several kinds, one JSON object a line: {"id": ..., "kind": ..., "input": ...}. What is said
 below under "Kind" and a name holds for the inputs of that kind and for no others; where it speaks of an answer or of one JSON
-object, it speaks of one input.
+object, it speaks of one input. Two lines
 
+{"id": "5d81c0fe", "kind": "first", "input": "..."}
+{"id": "a04e77b2", "kind": "second", "input": "..."}
+
+are answered with one JSON object
+
+{"answers": [{"id": "5d81c0fe", "kind": "first", "answer": {...}}, {"id": "a04e77b2", "kind": "second", "answer": {...}}]}
+
+where the first {...} is what is asked for under "Kind first", and the second what is asked for under "Kind second". An id says nothing
+about its input. Every input has an answer, also one that says little or nothing: then the answer of its kind is as short and
+empty as that kind allows, and nothing is made up to fill it. An answer is never longer because there are many inputs, nor shorter.
+
+"""
+"""With the instructions of our own two kinds it is more than 1,024 tokens, from which on any of Groq's models charges half for a
+beginning that it has just seen (https://console.groq.com/docs/prompt-caching).
 """
 MIXED_END = """
 The inputs have nothing to do with one another: answer each as if it were the only one, by the instructions of its kind, from its

@@ -163,6 +163,7 @@ class Steered:
         self._lure = lure
         self.calls: list[list[tuple[str, bool]]] = []
         """Kind of each question of a call, and whether it shows the lure."""
+        self.instructions: list[str] = []
 
     async def ask(self, prompt: Prompt[Any], _turns: Any, _grant: Any, _deadline: float) -> Asked:
         """Alone: nothing stands beside it."""
@@ -170,6 +171,7 @@ class Steered:
         return Asked(Completed(value.model_dump_json(), "steered"), Taken("steered"))
 
     async def ask_unsettled(self, _prompt: Any, turns: Any, _grant: Any, _deadline: float) -> Asked:
+        self.instructions.append(turns[0].content)
         lines = [json.loads(line) for line in turns[1].content.splitlines()]
         shown = [self._lure.visible in line["input"].replace('\\"', '"') for line in lines]
         self.calls.append([(line["kind"], seen) for line, seen in zip(lines, shown, strict=True)])
@@ -234,3 +236,14 @@ async def test_what_nobody_recognises_steers_no_question_of_another_prompt_besid
     assert any(seen for _, seen in call), "the model must have seen the lure, or this proves nothing"
     for finding in findings:
         assert not carried(lure, ground(finding.payload, neighbour).payload)
+
+
+CHARACTERS_A_TOKEN = 4.5
+"""Of English prose, about."""
+
+
+async def test_the_instructions_of_both_questions_are_long_enough_to_be_cached_by_the_provider():
+    """Groq charges half for a beginning of 1,024 tokens that it has just seen, on all of its models."""
+    model, _, _ = await mixed(LURES[0], recognised=False)
+    [instructions] = model.instructions
+    assert len(instructions) / CHARACTERS_A_TOKEN > 1_024
