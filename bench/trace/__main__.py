@@ -6,8 +6,9 @@ that are settings: the coalescing window, the rest of questions and the packing 
 latencies are shown as measured for a first change, which waits for none of them; and for one in a session with what the
 scaling took from the waits added to the measured time: an upper bound.
 
-The naive count: a model call per delivery and analysis that applies to its object, each on the strong model at list price,
-as long as this run's calls were on average. Salesforce's accounts are played on a HubSpot portal of their own; each account
+The naive count: a model call per delivery and analysis that applies to its object, each on the strong model at list price and
+about the whole record as it stood then. `least_dollars_share` is what nobody can pay less than who answers as fully and within a minute
+(both: `bench.trace.naive`). Salesforce's accounts are played on a HubSpot portal of their own; each account
 is a tenant.
 """
 
@@ -35,7 +36,9 @@ from bench.children import Child
 from bench.failure import BenchError
 from bench.journey import Setting
 from bench.trace import days
-from bench.trace.days import APPLIES, UNREAD, Delivery
+from bench.trace.days import TEXTS, UNREAD, Delivery, saved
+from bench.trace.model import SMALL
+from bench.trace.naive import bill, least
 from console.runtime import ConsoleError
 from console.sandbox import SandboxProcess
 from console.serve import bring_up_to_date
@@ -65,35 +68,6 @@ SESSION_SECONDS = 60.0
 """Of the day: a change is a first one when its record had none for so long."""
 LATENCY = 0.3
 STRONG = "openai/gpt-oss-120b"
-_STAGES = ("appointmentscheduled", "qualifiedtobuy", "presentationscheduled", "decisionmakerboughtin", "contractsent")
-_LIFE = ("subscriber", "lead", "marketingqualifiedlead", "salesqualifiedlead", "opportunity", "customer")
-_NAMES = {"lead_source": "hs_analytics_source", "next_step": "hs_next_step"}
-_TEXTS = ("note", "email_body")
-
-
-def saved(name: str, value: str) -> tuple[str, str]:
-    """A property of the trace as a portal has it: coded fields need values that exist, numbers digits, dates days."""
-    number = int(value.rpartition("-v")[2]) if value.rpartition("-v")[2].isdigit() else 0
-    known = {
-        "dealstage": _STAGES[number % len(_STAGES)],
-        "lifecyclestage": _LIFE[number % len(_LIFE)],
-        "amount": str(1_000 + 250 * number),
-        "annualrevenue": str(100_000 * (number + 1)),
-        "numberofemployees": str(10 + number),
-        "closedate": f"2027-{number % 12 + 1:02}-{number % 27 + 1:02}T00:00:00Z",
-        "last_synced_at": f"2026-11-22T{number % 24:02}:{zlib_minute(value):02}:00Z",
-        "marketing_touch_count": str(zlib_minute(value)),
-        "email": f"person{number}@customer.example",
-        "domain": f"customer{number}.example",
-        "phone": f"+49 40 55{number:04}",
-        "industry": "",
-    }
-    return _NAMES.get(name, name), known.get(name, f"We need {value.replace('-', ' ')} by spring.")
-
-
-def zlib_minute(value: str) -> int:
-    """A number below 60 that goes with a text."""
-    return sum(value.encode()) % 60
 
 
 def main() -> int:
@@ -234,14 +208,14 @@ class _Run:
 
         async def one(each: Delivery, *, first: bool) -> None:
             portal, id_ = self._ids[each.record]
-            fields = dict(saved(*event) for event in each.events if event[0] not in _TEXTS and event[0] != "industry")
+            fields = dict(saved(*event) for event in each.events if event[0] not in TEXTS and event[0] != "industry")
             moment = 0
             if fields:
                 by = "person" if each.source == "CRM_UI" else "sync"
                 told = await self._sandbox.acall("save", account=portal, object=each.object, id=id_, properties=fields, by=by)  # fmt: skip
                 moment = int(told["modified_at"])
             for name, value in each.events:
-                if name in _TEXTS:
+                if name in TEXTS:
                     kind = "note" if name == "note" else "email"
                     await self._sandbox.acall("note", account=portal, object=each.object, id=id_, text=saved(name, value)[1], kind=kind)  # fmt: skip
             if first and moment:
@@ -298,8 +272,12 @@ class _Run:
         async with engine.connect() as connection:
             row = (await connection.execute(sa.text(f"select {sums} from llm_usage"))).one()
             spent = await connection.execute(sa.text(
-                "select model, sum(input_tokens), sum(output_tokens) from llm_usage group by model"))  # fmt: skip
-            at_strong = sum(most_usd("groq", STRONG, int(each[1]), int(each[2])) for each in spent)
+                "select analysis, sum(calls), sum(input_tokens), sum(output_tokens), sum(cost_usd) from llm_usage group by 1"))  # fmt: skip
+            at_strong = 0.0
+            for analysis, calls, input_tokens, output_tokens, cost in spent:
+                at_strong += most_usd("groq", STRONG, int(input_tokens), int(output_tokens))
+                taken = {"calls": calls, "input_tokens": input_tokens, "output_tokens": output_tokens, "dollars": cost}
+                found |= {f"{name} of {analysis}": float(value) for name, value in taken.items()}
         await engine.dispose()
         return found | dict(zip(names, map(float, row), strict=True)) | {"asked": seen["asked"], "at_strong": at_strong}
 
@@ -307,11 +285,9 @@ class _Run:
         self, piece: list[Delivery], taken: dict[str, float], firsts: set[tuple[str, str, int]], since: int
     ) -> dict[str, Any]:
         first, later = self._latencies(firsts, since)
-        naive = sum(APPLIES[each.object] for each in piece)
+        naive = bill(piece, STRONG)
+        fewest = least(piece, SMALL, SESSION_SECONDS)
         answers = taken["calls"]
-        mean = taken["at_strong"] / answers if answers else 0.0
-        # As long as this run's answers were; a pack's share lacks the instructions, which a call of its own would carry.
-        mean += taken["packed_saved_usd"] / answers if answers else 0.0
         provisional = taken.get("hookline_insights_total:provisional", 0)
         looked = (
             sum(value for name, value in taken.items() if name.startswith("hookline_insights_total:")) - provisional
@@ -322,12 +298,12 @@ class _Run:
             for name, value in taken.items()
             if name.startswith("data_quality:") and not name.endswith((":unchanged", ":provisional"))
         )
-        calls = taken["asked"]
+        asked = taken["asked"]
         # A record's questions share a call; no two records do.
         unpacked = answers - taken.get("joined", 0)
         scaled_away = (self._given.window + self._given.rest) * (1 - 1 / self._given.scale)
         by_saving = {
-            "coalescing_calls": naive - looked,
+            "coalescing_calls": naive.calls - looked,
             "unchanged_input_calls": unchanged,
             "deterministic_checks_calls": checks,
             "no_text_calls": max(0.0, looked - unchanged - checks - taken["cache_hits"] - answers
@@ -336,6 +312,7 @@ class _Run:
             "provisional_insights": provisional,
             "joined_calls": taken.get("joined", 0),
             "packing_calls": taken["packed"] - taken.get("joined", 0),
+            "asked_alone_dollars": round(taken["at_strong"] + taken["packed_saved_usd"], 6),
             "packing_dollars": round(taken["packed_saved_usd"], 6),
             "tiers_dollars": round(taken["at_strong"] - taken["cost_usd"], 6),
             "cascade_passed_on_calls": taken.get("hookline_model_cascades_total:passed_on", 0),
@@ -346,20 +323,25 @@ class _Run:
             "coalesce_window_s": self._given.window,
             "question_rest_s": self._given.rest,
             "deliveries": len(piece),
-            "naive_calls": naive,
+            "naive_calls": naive.calls,
             "questions": answers,
             "calls_unpacked": unpacked,
-            "calls": calls,
-            "questions_share": round(answers / naive, 4),
-            "calls_unpacked_share": round(unpacked / naive, 4),
-            "calls_share": round(calls / naive, 4),
-            "naive_dollars": round(naive * mean, 6),
+            "calls": asked,
+            "questions_share": round(answers / naive.calls, 4),
+            "calls_unpacked_share": round(unpacked / naive.calls, 4),
+            "calls_share": round(asked / naive.calls, 4),
+            "naive_dollars": round(naive.dollars, 6),
             "dollars": round(taken["cost_usd"], 6),
-            "dollars_share": round(taken["cost_usd"] / (naive * mean), 4) if mean else 0.0,
+            "dollars_share": round(taken["cost_usd"] / naive.dollars, 4),
+            "least_dollars_share": round(fewest / naive.dollars, 4),
             "p95_first_change_s": _p95(first),
             "p95_later_change_s": round(_p95(later) + scaled_away, 2),
             "p95_later_change_measured_s": _p95(later),
             "by_saving": by_saving,
+            "by_analysis": {
+                name: {"naive": found} | {"ours": {key: taken.get(f"{key} of {name}", 0.0) for key in found}}
+                for name, found in naive.by_analysis.items()
+            },
         }
 
     def _latencies(self, firsts: set[tuple[str, str, int]], since: int) -> tuple[list[int], list[int]]:

@@ -118,3 +118,35 @@ def _session(
                 if chance.random() < 0.02:
                     yield Delivery(delivery.t + 1 + chance.random() * 5, *record, "CRM_UI", tuple(part))
         at += 4 + chance.expovariate(1 / 22)
+
+
+_STAGES = ("appointmentscheduled", "qualifiedtobuy", "presentationscheduled", "decisionmakerboughtin", "contractsent")
+_LIFE = ("subscriber", "lead", "marketingqualifiedlead", "salesqualifiedlead", "opportunity", "customer")
+TEXTS = ("note", "email_body")
+"""Properties of the trace that a portal keeps as activities of their own."""
+_NAMES = {"lead_source": "hs_analytics_source", "next_step": "hs_next_step"}
+
+
+def saved(name: str, value: str) -> tuple[str, str]:
+    """A property of the trace as a portal has it: coded fields need values that exist, numbers digits, dates days."""
+    number = int(value.rpartition("-v")[2]) if value.rpartition("-v")[2].isdigit() else 0
+    known = {
+        "dealstage": _STAGES[number % len(_STAGES)],
+        "lifecyclestage": _LIFE[number % len(_LIFE)],
+        "amount": str(1_000 + 250 * number),
+        "annualrevenue": str(100_000 * (number + 1)),
+        "numberofemployees": str(10 + number),
+        "closedate": f"2027-{number % 12 + 1:02}-{number % 27 + 1:02}T00:00:00Z",
+        "last_synced_at": f"2026-11-22T{number % 24:02}:{zlib_minute(value):02}:00Z",
+        "marketing_touch_count": str(zlib_minute(value)),
+        "email": f"person{number}@customer.example",
+        "domain": f"customer{number}.example",
+        "phone": f"+49 40 55{number:04}",
+        "industry": "",
+    }
+    return _NAMES.get(name, name), known.get(name, f"We need {value.replace('-', ' ')} by spring.")
+
+
+def zlib_minute(value: str) -> int:
+    """A number below 60 that goes with a text."""
+    return sum(value.encode()) % 60
