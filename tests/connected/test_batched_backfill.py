@@ -115,7 +115,8 @@ async def test_a_backfill_becomes_one_batch_and_then_insights_at_half_the_price(
     await stage.until("SELECT count(*) FROM llm_batch_requests WHERE state = 'waiting'", QUESTIONS)
     await stage.until("SELECT count(*) FROM set_aside WHERE cause = 'WAITS_FOR_BATCH' AND attempts = 0", RECORDS)
     # Somebody's edit at the same time goes its ordinary way.
-    await stage.snapshot(1, id="live", fields={**DEAL, "amount": "52000"}, changed=("amount",))
+    # By somebody whom no record of the backfill names: accounts keep users apart, and are written a second later.
+    await stage.snapshot(1, id="live", fields={**DEAL, "amount": "52000"}, changed=("amount",), edited_by="userId:9")
     found = await stage.insights.until(
         lambda found: (
             {each.analysis for each in found if each.id == "live"} >= {"lead_intel", "requirements", "data_quality"}

@@ -358,12 +358,12 @@ async def test_the_gateway_waits_its_turn_within_the_deadline(opened: Opener, ca
     answers = await asked_at_once([gateway], caller, 14, deadline_seconds=20)
     assert all(isinstance(answer, Answer) for answer in answers)
     assert loop.time() - began > 0.2, "half of a minute goes at once, the rest is paced"
-    asked = (gateway.ask(question(2_000 + n), caller, deadline_seconds=0.3) for n in range(40))
+    asked = (gateway.ask(question(2_000 + n), caller, deadline_seconds=1.0) for n in range(40))
     results = await asyncio.gather(*asked, return_exceptions=True)
     assert any(isinstance(result, RateLimited) for result in results)
     # Who got a turn at the end of its time may have had too little left for the call itself.
     assert all(isinstance(result, Answer | RateLimited | ModelUnavailable) for result in results)
-    assert loop.time() - began < 5
+    assert loop.time() - began < 15
 
 
 # Redis and Postgres come and go
