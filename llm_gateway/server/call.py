@@ -16,6 +16,8 @@ Begin = Callable[[tuple[str, ...]], Awaitable[None]]
 """Told once, before the first block of a stream: the quotas that are nearly spent."""
 Sink = Callable[[bytes], Awaitable[None]]
 """Takes events as they come. Must not raise when the client is gone."""
+End = Callable[[], Awaitable[None]]
+"""No more events. Must not raise when the client is gone; may be told twice."""
 
 
 @dataclass(slots=True)
@@ -36,6 +38,8 @@ class Call:
     begin: Begin | None = None
     sink: Sink | None = None
     """Where a stream goes."""
+    end: End | None = None
+    """Told when the provider's stream is over, before anything else is done about it."""
     gone: Callable[[], Awaitable[object]] | None = None
     """Returns when the client hangs up."""
 

@@ -210,6 +210,7 @@ class Chat:
         assert operation is not None
         assert call.begin is not None
         assert call.sink is not None
+        assert call.end is not None
         assembly = Assembly(wants_usage=call.asked.wants_usage)
         failed: ModelUnavailable | None = None
         try:
@@ -220,7 +221,10 @@ class Chat:
                     await call.sink(passed)
                     operation.said()
             response.release()
-            if not assembly.done:
+            if assembly.done:
+                # Counting and keeping it is nothing that the client should wait for.
+                await call.end()
+            else:
                 failed = BrokenOff("SERVER_ERROR", "the stream ended before it was finished")
         except ProviderFailure as failure:
             self._core.breakers.failed(f"{meter.upstream.name}:{call.asked.model}", str(failure))

@@ -62,7 +62,7 @@ class Choosing:
         for tier in tiers[:-1]:
             try:
                 found = await self._tier(
-                    tier, replace(call, deadline=part_of(call.deadline), begin=None, sink=None), whole=True
+                    tier, replace(call, deadline=part_of(call.deadline), begin=None, sink=None, end=None), whole=True
                 )
                 judged(found.body, checker, wants_json=asked.wants_json)
             except Mismatch:

@@ -114,7 +114,7 @@ class Door:
         asked = call.asked
         reply = EventStream(send, name) if asked.stream else None
         if reply is not None:
-            call.begin, call.sink = reply.begin, reply.sink
+            call.begin, call.sink, call.end = reply.begin, reply.sink, reply.end
         parent = told.get(b"traceparent")
         token = otel.attach(continue_trace(parent.decode(errors="replace"))) if parent is not None else None
         try:

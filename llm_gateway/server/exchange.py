@@ -27,6 +27,7 @@ class EventStream:
         self._send = send
         self._name = name
         self.begun = False
+        self._ended = False
 
     async def begin(self, warnings: tuple[str, ...], how: str = "miss") -> None:
         """Status and headers; once."""
@@ -39,7 +40,12 @@ class EventStream:
         await self._send({"type": "http.response.body", "body": events, "more_body": True})
 
     async def end(self) -> None:
-        """No more events."""
+        """No more events; may be called twice."""
+        if not self._ended:
+            self._ended = True
+            await self._send_end()
+
+    async def _send_end(self) -> None:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -18,6 +18,8 @@ from infra import metrics
 from infra.accounts import Registry
 from infra.local.groq_stand_in import Step
 from llm_gateway.policy import Exceptions
+from llm_gateway.server.exchange import EventStream
+from llm_gateway.server.meter import Meter
 from tests.connected.gateway_place import MODEL, NOTE, Place, ask
 
 pytestmark = pytest.mark.connected
@@ -65,6 +67,27 @@ async def test_a_stream_comes_chunk_by_chunk_and_what_it_took_is_accounted_unask
     assert place.stand_in.saw.requests == 1
     [row] = await place.rows()
     assert row.output_tokens == place.stand_in.saw.completion_tokens == told[-1].usage.completion_tokens
+
+
+async def test_a_stream_ends_for_the_client_before_it_is_counted_and_kept(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    sent, settled = EventStream._send_end, Meter.settle
+
+    async def ends(stream: EventStream) -> None:
+        order.append("ended")
+        await sent(stream)
+
+    def settles(*args: Any, **more: Any) -> None:
+        order.append("settled")
+        settled(*args, **more)
+
+    monkeypatch.setattr(EventStream, "_send_end", ends)
+    monkeypatch.setattr(Meter, "settle", settles)
+    async with place.openai() as client:
+        _ = [chunk async for chunk in await client.chat.completions.create(**ask(), stream=True)]
+    assert order == ["ended", "settled"]
 
 
 async def test_who_hangs_up_on_a_stream_hangs_up_on_the_provider(place: Place) -> None:
