@@ -65,5 +65,5 @@ async def _send(send: Any, body: bytes) -> None:
 if __name__ == "__main__":
     uvicorn.run(
         Floor(sys.argv[2], sys.argv[3]), port=int(sys.argv[1]), log_level="critical", access_log=False, lifespan="off",
-        loop="uvloop", http="httptools",
+        loop="uvloop", http="httptools", timeout_keep_alive=600,  # longer than the others' turns
     )  # fmt: skip

@@ -76,4 +76,6 @@ async def _send(send: Any, body: bytes) -> None:
 
 
 if __name__ == "__main__":
-    uvicorn.run(Mock(), port=int(sys.argv[1]), log_level="critical", access_log=False, lifespan="off")
+    uvicorn.run(
+        Mock(), port=int(sys.argv[1]), log_level="critical", access_log=False, lifespan="off", timeout_keep_alive=600
+    )
