@@ -15,14 +15,27 @@ from processors.analyses.requirements.answer import RequirementsAnswer
 
 
 def judged(answer: RequirementsAnswer, facts: Mapping[str, Any]) -> Judgement:
-    """Confident is who found at least as many wishes as plain rules find in the same texts."""
-    texts = {str(text["source"]): plain(f"{text['subject']} {text['text']}") for text in facts["texts"]}
-    for found in facts.get("earlier", {}).get("found", ()):
-        # A contradiction may cite what was found before.
-        texts[found["source"]] = f"{texts.get(found['source'], '')}\n{plain(found['quote'])}"
-    quotes = [(item.source, item.quote) for item in answer.items]
-    for clash in answer.contradictions:
-        quotes += [(clash.first_source, clash.first_quote), (clash.second_source, clash.second_quote)]
-    borne_out = sum(bool(quote.strip()) and plain(quote) in texts.get(source, "") for source, quote in quotes)
-    known = len(rules.answer(facts).items)
-    return Judgement(borne_out / len(quotes) if quotes else 1.0, min(1.0, len(answer.items) / known) if known else 1.0)
+    """Confident is who found at least as many wishes as plain rules find in the same texts; wishes of texts that were not to be
+    read are none.
+    """
+    earlier = facts.get("earlier", {})
+    new = {str(text["source"]): plain(f"{text['subject']} {text['text']}") for text in facts["texts"]}
+    # A contradiction may cite what was found before.
+    known = {str(text["source"]): plain(f"{text['subject']} {text['text']}") for text in earlier.get("context", ())}
+    for found in earlier.get("found", ()):
+        known[found["source"]] = f"{known.get(found['source'], '')}\n{plain(found['quote'])}"
+    shown = known | new
+
+    def stands(quote: str, text: str) -> bool:
+        return bool(quote.strip()) and plain(quote) in text
+
+    items = [stands(item.quote, new.get(item.source, "")) for item in answer.items]
+    cited = [
+        stands(quote, shown.get(source, ""))
+        for clash in answer.contradictions
+        for source, quote in ((clash.first_source, clash.first_quote), (clash.second_source, clash.second_quote))
+    ]
+    claims = [*items, *cited]
+    wanted = len(rules.answer(facts).items)
+    read = sum(item.source in new for item in answer.items)
+    return Judgement(sum(claims) / len(claims) if claims else 1.0, min(1.0, read / wanted) if wanted else 1.0)

@@ -7,7 +7,9 @@ import pytest
 from processors.analyses import lead_intel, requirements
 from processors.analyses.language import language_of
 from processors.analyses.lead_intel.answer import LeadIntelAnswer
-from processors.analyses.requirements.answer import RequirementsAnswer
+from processors.analyses.requirements.answer import ProposedContradiction, RequirementsAnswer
+from processors.analyses.requirements.earlier import Earlier
+from processors.analyses.requirements.texts import Text
 from tests.processors.lures import asked, factor, record, said, wish
 
 RECORD = record("We need single sign-on. We want a pilot.")
@@ -56,6 +58,33 @@ def test_a_record_with_nothing_to_cite_needs_no_stronger_model():
 )
 def test_requirements_are_judged_by_their_quotes(answer: RequirementsAnswer, grounded: float, confident: bool):
     judge = requirements.PLUGIN.prompt(RECORD).judge  # type: ignore[attr-defined]
+    found = judge(answer)
+    assert found.grounded == grounded
+    assert (found.confidence >= 0.6) is confident
+
+
+EARLIER = Earlier(
+    frozenset({"note:1"}), (), (), (), (Text("note:1", RECORD.modified_at, "We need an interface to SAP."),)
+)
+CLASH = ProposedContradiction(
+    about="Integration", first_quote="We need an interface to SAP.", first_source="note:1", second_quote="We want a pilot.",
+    second_source="note:2",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("answer", "grounded", "confident"),
+    [
+        (asked(wish("We want a pilot"), wish("we need single sign-on")), 1.0, True),
+        (asked(*FOUND), pytest.approx(1 / 3), False),
+        (asked(wish("We want a pilot"), wish("we need single sign-on"), clashes=[CLASH]), 1.0, True),
+    ],
+    ids=["what is new", "texts that were read", "a contradiction with what was read"],
+)
+def test_of_texts_that_were_read_a_contradiction_may_speak_and_nothing_else(
+    answer: RequirementsAnswer, grounded: float, confident: bool
+):
+    judge = requirements.PLUGIN.prompt(RECORD, EARLIER).judge  # type: ignore[call-arg]
     found = judge(answer)
     assert found.grounded == grounded
     assert (found.confidence >= 0.6) is confident
