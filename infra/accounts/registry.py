@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import secrets as random
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -19,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from infra.accounts.identity import Account, Endpoint, RegistryError, Secret, State, account_id
+from infra.accounts.unguessable import unguessable
 from infra.accounts.weakness import weakness
 from infra.database.tables import accounts, endpoint_accounts, endpoint_secrets, endpoints, set_aside, tenants
 
@@ -100,7 +100,7 @@ class Registry:
         """
         if known_sources is not None and source not in known_sources:
             raise RegistryError(f"source {source!r} is not known: choose one of {', '.join(sorted(known_sources))}")
-        identity = random.token_urlsafe(24)
+        identity = unguessable(24)
         async with self._change() as connection:
             await self._need_tenant(connection, tenant)
             await connection.execute(
@@ -407,7 +407,7 @@ class Registry:
 
     async def _insert_secret(self, connection: AsyncConnection, endpoint: str, secret: str | bytes | None) -> None:
         if secret is None:
-            secret = random.token_urlsafe(32)
+            secret = unguessable(32)
         value = secret.encode() if isinstance(secret, str) else secret
         found = weakness(value)
         if found is not None:

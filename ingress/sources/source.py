@@ -6,12 +6,12 @@ A module of this folder is a dialect when it ends in a constant `PLUGIN`.
 
 from __future__ import annotations
 
-import secrets as random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from infra.accounts.unguessable import unguessable
 from ingress.secrets import why_none
 from schemas.change import ChangeKind
 from schemas.dead_letter import Cause
@@ -160,7 +160,7 @@ FROM_THE_FUTURE = Denied(Refusal.FROM_THE_FUTURE)
 
 def random_secret() -> bytes:
     """For dialects that take any text."""
-    return random.token_urlsafe(32).encode()
+    return unguessable(32).encode()
 
 
 _JSON = [(b"content-type", b"application/json")]

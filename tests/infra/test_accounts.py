@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.accounts import Account, Directory, Endpoint, RegistryError, Secret, account_id, salesforce_id
+from infra.accounts.unguessable import unguessable
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -147,3 +148,9 @@ async def test_without_a_first_view_it_does_not_start():
     registry.away = True
     with pytest.raises(OSError, match="no route"):
         await Directory(registry).start()
+
+
+def test_what_we_make_up_is_never_taken_for_an_option(monkeypatch):
+    drawn = iter(["-Yq1", "--all", "_aB9", "never drawn"])
+    monkeypatch.setattr("infra.accounts.unguessable.secrets.token_urlsafe", lambda size: next(drawn))
+    assert unguessable(24) == "_aB9"
