@@ -425,16 +425,15 @@ class Analyst:
         if analysis.wants_matches and look.matches is not None:
             # Shielded: others of the batch wait for the same answer.
             matches = (await asyncio.shield(look.matches)).get(snapshot.ref, ())
+        known = known_of(analysis.pieces(snapshot), read, kept.input) if kept and previous else frozenset()
         context = Context(
             snapshot=snapshot,
             previous=previous,
-            ask=self._door(look, analysis.name, read),
+            # A question about some pieces is another one than that about all of them.
+            ask=self._door(look, analysis.name, b"\0".join((read, *sorted(name.encode() for name in known)))),
             matches=matches,
             today=self._now().date(),
-            # A replay asks anew: it is for whoever doubts what was said.
-            known=known_of(analysis.pieces(snapshot), read, kept.input)
-            if kept and previous and look.reason != "replay"
-            else frozenset(),
+            known=known,
         )
         final = True
         if look.rests and isinstance(analysis, Carries):

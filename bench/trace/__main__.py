@@ -7,8 +7,8 @@ latencies are shown as measured for a first change, which waits for none of them
 scaling took from the waits added to the measured time: an upper bound.
 
 The naive count: a model call per delivery and analysis that applies to its object, each on the strong model at list price and
-about the whole record as it stood then. `least_dollars_share` is what nobody can pay less than who answers as fully and within a minute
-(both: `bench.trace.naive`). Salesforce's accounts are played on a HubSpot portal of their own; each account
+about the whole record as it stood then. `least_dollars_share` is the least that is to pay for answers as full, within a minute, where
+each analysis asks by itself (both: `bench.trace.naive`). Salesforce's accounts are played on a HubSpot portal of their own; each account
 is a tenant.
 """
 
@@ -102,8 +102,10 @@ def main() -> int:
 def _measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     day = days.read(given.trace) if given.trace else days.draw(given.seed)
     piece = [each for each in day if given.start <= each.t < given.start + given.duration * given.scale]
-    if not piece:
-        raise BenchError("nothing happens in that piece of the day: choose another --start, or a longer --duration")
+    if not any(each.object in {"contact", "deal"} for each in piece):
+        raise BenchError(
+            "nothing happens in that piece of the day that a model is asked about: choose another --start, or a longer --duration"
+        )
     with ExitStack() as stack:
         ports = Ports(folder / "ports.json")
         sandbox = stack.enter_context(SandboxProcess(folder / "sandbox"))

@@ -1,5 +1,5 @@
 """The bill of whoever asks about every delivery: each analysis's whole question about the record as it stood then, on one model;
-and the least that anybody could pay who answers as fully and within the same time.
+and the least that is to pay for answers as full, within the same time, where each analysis asks by itself.
 
 Law: pure; counts tokens as the Groq stand-in does (four characters each). A naive data quality has no prompt of ours: it is taken
 to be as long as the mean of the others. Each record's first state is empty.

@@ -32,10 +32,10 @@ class Ask(Protocol):
 
 
 def by_rules(prompt: Prompt[T]) -> Answer[T]:
-    """What the prompt's own rules answer, without a gateway; it must have some."""
+    """What the prompt's own rules answer, without a gateway; it must have some. No version is named: no prompt was put to anybody."""
     assert prompt.rules is not None, f"{prompt.name} has no rules"
     value = prompt.rules(prompt.facts)
-    return Answer(value, RULES_MODEL, RULES_MODEL, Usage(), cached=False, prompt_version=prompt.version)
+    return Answer(value, RULES_MODEL, RULES_MODEL, Usage(), cached=False, prompt_version="")
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,7 +224,7 @@ async def test_pieces_that_were_read_are_named_while_they_stand_as_they_were(sta
     assert [context.known for context in stage.lead.seen] == [set(), {"0", "1"}, {"0", "2"}, {"0"}]
 
 
-@pytest.mark.parametrize("what", ["another field", "another version", "another generation", "a replay", "a retraction"])
+@pytest.mark.parametrize("what", ["another field", "another version", "another generation", "a retraction"])
 async def test_pieces_are_read_again_where_anything_else_is_not_as_it_was(stage, what):
     """INVARIANT: what stands without being read was found by the same prompt, beside the same rest of the record."""
     stage.lead.piecemeal = True
@@ -236,7 +236,7 @@ async def test_pieces_are_read_again_where_anything_else_is_not_as_it_was(stage,
     if what == "a retraction":
         await stage.see(snapshot(when=1, deleted=True))
     fields = {"jobtitle": "CEO"} if what == "another field" else {}
-    await stage.see(noted(2, "a", "b", "c", reason="replay" if what == "a replay" else "webhook", **fields))
+    await stage.see(noted(2, "a", "b", "c", **fields))
     assert stage.lead.seen[-1].known == set()
 
 
@@ -721,6 +721,17 @@ async def test_a_question_is_named_by_what_its_analysis_reads(stage):
     one, same, other = (caller.reads for caller in stage.gateway.callers)
     assert len(one) == 32
     assert one == same != other
+
+
+async def test_a_question_about_some_pieces_has_another_name_than_that_about_all(stage):
+    """INVARIANT: an answer about what is new is never taken for one about everything."""
+    stage.lead.piecemeal = True
+    await stage.see(noted(0, "a", "b"))
+    await stage.see(noted(1, "a", "b", "c"))
+    stage.state.rows.clear()
+    await stage.see(noted(2, "a", "b", "c"))
+    _, some, everything = (caller.reads for caller in stage.gateway.callers)
+    assert some != everything
 
 
 async def test_a_question_that_waits_sets_its_record_aside_without_an_attempt(stage):

@@ -89,7 +89,8 @@ class RequirementsAnalysis:
         if earlier and context.previous and not earlier.unread(texts.values()):
             # Something was taken away, and nothing came.
             before = context.previous
-            payload = _payload(texts, earlier.items, earlier.contradictions, earlier.open_questions)
+            # What is still to be asked, grounding says of what is left.
+            payload = _payload(texts, earlier.items, earlier.contradictions, ())
             return Finding(payload=payload, model=before.model, prompt_version=before.prompt_version)
         answer = await context.ask(self.prompt(snapshot, earlier))
         value = answer.value
@@ -107,7 +108,10 @@ class RequirementsAnalysis:
         clashes = [Contradiction(**clash.model_dump()) for clash in value.contradictions]
         if earlier:
             # What it says of texts that it was not shown is no news, and may be wrong.
-            items = [*earlier.items, *(item for item in items if item.source not in earlier.known)]
+            new = (
+                item for item in items if item.source not in earlier.known and not earlier.lists(item.quote, clashes)
+            )
+            items = [*earlier.items, *new]
             clashes = [*earlier.contradictions, *(each for each in clashes if each not in earlier.contradictions)]
         payload = _payload(texts, items, clashes, value.open_questions)
         return Finding(payload=payload, model=answer.model, prompt_version=answer.prompt_version, usage=answer.usage)
@@ -119,10 +123,10 @@ class RequirementsAnalysis:
         if before is None or not isinstance(before.payload, Requirements) or not isinstance(now, Requirements):
             return by_rules
         asked = before.payload.open_questions or now.open_questions
-        if context.known:
+        texts = {text.source: text for text in texts_of(context.snapshot)}
+        if earlier_of(context, texts):
             # What was found in them is in there already.
             return replace(by_rules, payload=now.model_copy(update={"open_questions": asked}))
-        texts = {text.source: text for text in texts_of(context.snapshot)}
         new = {source for source, text in texts.items() if text.at > before.as_of}
         found = [
             *(item for item in before.payload.items if item.source not in new),

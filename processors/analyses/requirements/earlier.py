@@ -1,22 +1,28 @@
 """What an earlier insight found in texts that still stand as they were read: it is carried on, and they are not read again.
 
-Law: pure. What rested on a text that is gone or was changed goes with it, unless another text that was read says the same words.
+Law: pure. Read again is every text from the first one on that is new or changed, or that bears on one that changed or went: it says
+the same words, or was one side of a contradiction. So no finding moves from text to text, and what was read is older than
+what is to be read. What rules read is read again, too: that costs nothing, and a model may be there now.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
-from processors.analyses.analysis import Context
-from processors.analyses.facts import plain
-from processors.analyses.requirements.texts import Text
+from llm_gateway.providers.offline import MODEL as OFFLINE_MODEL
+from processors.analyses.analysis import RULES_MODEL, Context
+from processors.analyses.requirements.rules import MOST_STATEMENTS, said_as
+from processors.analyses.requirements.texts import MAX_TEXTS, Text
 from schemas.insight import Contradiction, Requirement, Requirements
 
 CONTEXT_TEXTS = 2
 """The newest texts that were read are shown once more, so that an answer to one of them is understood."""
 CONTEXT_LENGTH = 700
+LONG_LIST = MOST_STATEMENTS // 2
+"""From so many wishes on some may have been left out of it: where one goes that was not just too old, all is read again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,16 @@ class Earlier:
         """Those that are to be read."""
         return [text for text in texts if text.source not in self.known]
 
+    def lists(self, quote: str, clashes: Iterable[Contradiction]) -> bool:
+        """Whether these words stand there as a wish that nothing has overruled: a thread repeats its history with each e-mail."""
+        said = said_as(quote)
+        disputed = {side for each in clashes for side in _sides(each)}
+        return any(
+            said in said_as(item.quote)
+            for item in self.items
+            if item.status == "open" and (item.source, item.quote) not in disputed
+        )
+
     def as_json(self) -> dict[str, Any]:
         """As a model is shown it, and what the rules read."""
         return {
@@ -45,34 +61,53 @@ class Earlier:
 
 
 def earlier_of(context: Context, texts: Mapping[str, Text]) -> Earlier | None:
-    """None where nothing was read before, or not as it is now. `texts`: the snapshot's, by source, oldest first."""
-    before = context.previous.payload if context.previous else None
-    known = context.known & texts.keys()
-    if not known or not isinstance(before, Requirements):
+    """None where nothing was read before, or all is to be read again. `texts`: the snapshot's, by source, oldest first."""
+    previous = context.previous
+    if previous is None or previous.model in {RULES_MODEL, OFFLINE_MODEL}:
         return None
-    read = [texts[source] for source in texts if source in known]
-    words = [(text.source, plain(f"{text.subject} {text.text}")) for text in read]
+    before = previous.payload
+    if not isinstance(before, Requirements):
+        return None
+    known = _known(before, texts, context.known)
+    if not known:
+        return None
+    clashes = [clash for clash in before.contradictions if {clash.first_source, clash.second_source} <= known]
+    return Earlier(
+        known=known,
+        items=tuple(item for item in before.items if item.source in known),
+        contradictions=tuple(clashes),
+        open_questions=before.open_questions,
+        context=tuple(_shown([texts[source] for source in texts if source in known])),
+    )
 
-    def stands(source: str, quote: str) -> str | None:
-        """The text that says it now."""
-        if source in known:
-            return source
-        said = plain(quote)
-        return next((other for other, text in words if said and said in text), None)
 
-    items = [item for item in before.items if item.source in known]
-    told = [plain(item.quote) for item in items]
-    for item in before.items:
-        if item.source not in known and not any(plain(item.quote) in quote for quote in told):
-            source = stands(item.source, item.quote)
-            items += [item.model_copy(update={"source": source, "said_at": texts[source].at})] if source else []
-    clashes = [
-        clash.model_copy(update={"first_source": first, "second_source": second})
-        for clash in before.contradictions
-        if (first := stands(clash.first_source, clash.first_quote)) is not None
-        and (second := stands(clash.second_source, clash.second_quote)) is not None
-    ]
-    return Earlier(known, tuple(items), tuple(clashes), before.open_questions, tuple(_shown(read)))
+def _known(before: Requirements, texts: Mapping[str, Text], standing: Collection[str]) -> frozenset[str]:
+    """The oldest texts in a row that stand as they were, and on which nothing bears that does not."""
+    gone = [item for item in before.items if item.source not in standing or item.source not in texts]
+    if gone and len(before.items) >= LONG_LIST and len(texts) < MAX_TEXTS:
+        return frozenset()
+    lost = [said_as(item.quote) for item in gone]
+    sound = {
+        source
+        for source, text in texts.items()
+        if source in standing and not any(words in said_as(text.text) for words in lost)
+    }
+    while True:
+        known = frozenset(takewhile(sound.__contains__, texts))
+        torn = _torn(before.contradictions, known)
+        if not torn:
+            return known
+        sound -= torn
+
+
+def _torn(clashes: Iterable[Contradiction], known: Collection[str]) -> set[str]:
+    """Texts of contradictions whose other side is not known."""
+    sides = [(clash.first_source, clash.second_source) for clash in clashes]
+    return {one for pair in sides for one, other in (pair, pair[::-1]) if one in known and other not in known}
+
+
+def _sides(clash: Contradiction) -> tuple[tuple[str, str], tuple[str, str]]:
+    return (clash.first_source, clash.first_quote), (clash.second_source, clash.second_quote)
 
 
 def _shown(read: Sequence[Text]) -> list[Text]:

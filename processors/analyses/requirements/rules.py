@@ -287,32 +287,48 @@ def _questions(statements: list[Statement], clashes: list[ProposedContradiction]
 
 
 def _known(earlier: Mapping[str, Any]) -> list[Statement]:
-    """What was found before, as statements: `earlier.Earlier.as_json`."""
+    """What was found before (`earlier.Earlier.as_json`), as statements in the order in which they were made."""
     said = [(each["source"], each["quote"]) for each in earlier.get("found", ())]
-    for clash in earlier.get("contradictions", ()):
-        said += [(clash["first_source"], clash["first_quote"]), (clash["second_source"], clash["second_quote"])]
-    found = [statement(quote, source) for source, quote in dict.fromkeys(said)]
+    for clash in _clashes(earlier):
+        # A withdrawal stands in a contradiction alone; the earlier statement is the first.
+        first, second = (clash.first_source, clash.first_quote), (clash.second_source, clash.second_quote)
+        if first not in said:
+            said.insert(said.index(second) if second in said else len(said), first)
+        if second not in said:
+            said.insert(said.index(first) + 1, second)
+    found = [statement(quote, source) for source, quote in said]
     return [each for each in found if each is not None]
 
 
-def _sentence(text: str) -> str:
+def said_as(text: str) -> str:
+    """Words alone: what is left of a sentence when it is said twice."""
     return re.sub(r"\W+", " ", text.casefold()).strip()
 
 
 def answer(facts: Mapping[str, Any]) -> RequirementsAnswer:
-    """Read every text sentence by sentence, oldest first; a sentence said twice counts once."""
-    known = _known(facts.get("earlier", {}))
+    """Read every text sentence by sentence, oldest first; a sentence said twice counts once, unless another one was said against it
+    in between.
+    """
+    earlier = facts.get("earlier", {})
+    known = _known(earlier)
+    overruled = {(clash.first_source, clash.first_quote) for clash in _clashes(earlier)}
     found: list[Statement] = []
-    seen = {_sentence(each.quote) for each in known}
+    last = {said_as(each.quote): (each, 0) for each in known}
     for text in facts["texts"]:
         if addresses_machine(machine_text(text["subject"], text["text"])):
             continue
         for sentence in (clause for whole in sentences(text["text"]) for clause in _clauses(whole, text["source"])):
-            key = _sentence(sentence)
+            key = said_as(sentence)
             asked = statement(sentence, text["source"])
-            if asked and key not in seen:
-                seen.add(key)
-                found.append(asked)
+            if asked is None:
+                continue
+            if key in last:
+                before, since = last[key]
+                said_against = (before.source, before.quote) in overruled
+                if not said_against and not any(_disagree(before, each) for each in found[since:]):
+                    continue
+            found.append(asked)
+            last[key] = asked, len(found)
     found = found[-MOST_STATEMENTS:]
     clashes = contradictions([*known, *found], known=len(known))
     return RequirementsAnswer(
@@ -323,7 +339,7 @@ def answer(facts: Mapping[str, Any]) -> RequirementsAnswer:
             if not _WITHDRAWN.search(s.quote)
         ],
         contradictions=clashes,
-        open_questions=_questions([*known, *found], [*_clashes(facts.get("earlier", {})), *clashes]),
+        open_questions=_questions([*known, *found], [*_clashes(earlier), *clashes]),
     )
 
 

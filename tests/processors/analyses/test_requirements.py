@@ -147,6 +147,13 @@ async def test_what_is_no_longer_wanted_is_no_requirement():
     ]
 
 
+async def test_what_is_asked_for_again_after_it_was_dropped_stands():
+    wish, withdrawn = "We must have an audit trail for every change.", "The audit trail for every change was dropped."
+    payload = await told(deal(wish, withdrawn, f"{wish} Really.", wish))
+    assert [(item.source, item.status) for item in payload.items] == [("note:0", "superseded"), ("note:2", "open")]
+    assert [item.status for item in (await told(deal(wish, withdrawn, wish, withdrawn))).items] == ["superseded"] * 2
+
+
 async def test_two_amounts_for_two_things_do_not_clash():
     payload = await told(deal("We need training for about 5,000 EUR.", "Our budget for licences is 40,000 EUR."))
     assert payload.contradictions == ()
@@ -257,11 +264,11 @@ async def test_only_a_new_text_is_read_and_what_was_found_before_stands_beside_i
     assert [item.status for item in payload.items] == ["open", "superseded", "open", "open"], "a budget came"
 
 
-async def test_a_changed_text_is_read_again_and_what_it_said_before_is_gone():
+async def test_from_a_changed_text_on_all_is_read_again():
     before, shown = deal(*OLD), []
-    now = deal("We need SSO via Entra before rollout.", *OLD[1:])
+    now = deal(OLD[0], "The budget is 30,000 EUR.", OLD[2])
     payload = await told_after(before, now, await told(before), shown)
-    assert [text["source"] for text in shown[0]["texts"]] == ["note:0"]
+    assert [text["source"] for text in shown[0]["texts"]] == ["note:1", "note:2"]
     assert payload == await told(now)
 
 
@@ -269,20 +276,88 @@ async def test_where_texts_were_only_taken_away_nobody_is_asked():
     before, now = deal(*OLD), deal(*OLD[:2])
     found, shown = await told(before), []
     payload = await told_after(before, now, found, shown)
-    assert (shown, payload.items) == ([], found.items)
-    assert payload.summary == (await told(now)).summary
+    assert (shown, payload) == ([], await told(now))
+    nothing = await told_after(before, deal(OLD[2]).model_copy(update={"notes": before.notes[2:]}), found, shown)
+    assert (shown, nothing.items, nothing.open_questions) == ([], (), ()), "nor is anything left to ask the customer"
 
 
-async def test_what_another_text_says_as_well_outlives_the_text_it_was_first_found_in():
-    before = deal("We need SSO via Okta before rollout.", "Hello. We need SSO via Okta before rollout. Bye.")
-    now = before.model_copy(update={"notes": before.notes[1:]})
+async def test_a_text_that_says_the_same_as_one_that_went_is_read_again():
+    """INVARIANT: no quote moves to a text that may mean something else by it."""
+    said_so = "We must have SSO via Okta for all users."
+    fragment = Requirement(
+        text="SSO via Okta", kind="security", priority="must", source="note:0", quote="SSO via Okta", said_at=AT
+    )
+    before = deal(said_so, "SSO via Okta is no longer needed, we dropped it.")
+    for now in (
+        before.model_copy(update={"notes": before.notes[1:]}),
+        deal("Call went fine.", before.notes[1].text),
+    ):
+        payload = await told_after(before, now, Requirements(items=(fragment,)))
+        assert payload.items == (), "it is no longer needed"
+    twice = deal("We need SSO via Okta.", "- We need SSO via Okta\n- Thanks")
+    left = twice.model_copy(update={"notes": twice.notes[1:]})
+    assert [item.source for item in (await told_after(twice, left, await told(twice))).items] == ["note:1"]
+
+
+async def test_what_is_left_of_a_contradiction_is_read_again():
+    chain = deal("The budget is 40,000 EUR.", "The budget is 30,000 EUR.", "The budget is 25,000 EUR.")
+    now = chain.model_copy(update={"notes": (chain.notes[0], chain.notes[2])})
+    payload = await told_after(chain, now, await told(chain))
+    assert [item.status for item in payload.items] == ["superseded", "open"]
+    assert payload == await told(now)
+    before = deal("We need SSO via Okta for all users.", "SSO via Okta is no longer needed.")
+    typo = deal("We need SSO via Okta for all users!", before.notes[1].text)
+    assert await told_after(before, typo, await told(before)) == await told(typo)
+
+
+async def test_a_text_that_comes_late_is_read_with_all_that_follow_it():
+    whole = deal("We need SSO via Okta for all users.", "SSO via Okta is no longer needed.")
+    before = whole.model_copy(update={"notes": whole.notes[1:]})
+    shown: list[dict] = []
+    assert await told_after(before, whole, await told(before), shown) == await told(whole)
+    assert len(shown[0]["texts"]) == 2
+
+
+async def test_a_thread_that_repeats_its_history_lists_each_wish_once():
+    wish, other = "We need SSO via Okta.", "Data must be hosted in the EU."
+    before, now = deal(wish), deal(wish, f"{other}\n> {wish}")
+
+    async def lists_what_it_sees(prompt):
+        found = [
+            ProposedRequirement(text=quote, kind="other", priority="must", quote=quote, source=text["source"])
+            for text in prompt.facts["texts"]
+            for quote in (other, wish)
+            if quote in text["text"]
+        ]
+        return replace(NOTHING_ASKED, value=NOTHING_ASKED.value.model_copy(update={"items": found}))
+
+    context = Context(
+        now, said(await told(before)), lists_what_it_sees, (), date(2026, 11, 20), frozenset(PLUGIN.pieces(before))
+    )
+    finding = await PLUGIN.analyse(context)
+    assert [(item.source, item.quote) for item in finding.payload.items] == [("note:0", wish), ("note:1", other)]
+
+
+@pytest.mark.parametrize("model", [RULES_MODEL, "offline-rules"])
+async def test_what_rules_read_a_model_reads_again(model: str):
+    now, shown = deal(*OLD, NEW), []
+
+    async def ask(prompt):
+        shown.append(prompt.facts)
+        return NOTHING_ASKED
+
+    known = frozenset(PLUGIN.pieces(deal(*OLD)))
+    await PLUGIN.analyse(Context(now, said(await told(deal(*OLD)), model), ask, (), date(2026, 11, 20), known))
+    assert len(shown[0]["texts"]) == 4
+
+
+async def test_where_a_long_list_was_cut_and_some_of_it_goes_all_is_read_again():
+    areas = ("sales", "stock", "returns", "quality", "payroll")
+    texts = [f"We need a report about {area} in region {letter}." for area in areas for letter in "abcdefgh"]
+    before = deal(*texts[:39])
+    now = deal(*texts[:10])
     payload = await told_after(before, now, await told(before))
-    assert [(item.source, item.said_at) for item in payload.items] == [("note:1", now.notes[0].at)]
-    again = [
-        item.quote
-        for item in (await told_after(before, deal("Never mind.", before.notes[1].text), await told(before))).items
-    ]
-    assert again == ["We need SSO via Okta before rollout."]
+    assert len(payload.items) == len((await told(now)).items) == 10
 
 
 async def test_words_about_a_text_that_was_not_shown_are_not_taken():
@@ -325,6 +400,8 @@ SENTENCES = (
     "Left a voicemail, will try again.",
     "It would be nice to have a mobile app.",
     "We must have an audit trail for every change.",
+    "SSO via Okta is no longer needed.",
+    "The audit trail for every change was dropped.",
 )
 
 
@@ -339,7 +416,7 @@ SENTENCES = (
     )
 )
 def test_reading_piece_by_piece_finds_what_reading_all_finds(history: list[dict[int, list[str]]]):
-    """Texts come, change and go in any order: the wishes found are the same (by rules; what has gone by then may be asked about)."""
+    """Texts come, change and go in any order: the same wishes are found, and the same of them stand (by rules)."""
 
     def record(texts: dict[int, list[str]]) -> RecordSnapshot:
         notes = tuple(
@@ -354,7 +431,9 @@ def test_reading_piece_by_piece_finds_what_reading_all_finds(history: list[dict[
             now = record(texts)
             found = await told_after(before, now, found)
             whole = await told(now)
-            assert {item.quote for item in found.items} == {item.quote for item in whole.items}
+            assert {(item.quote, item.status) for item in found.items} == {
+                (item.quote, item.status) for item in whole.items
+            }
             sources = {text["source"]: text["text"] for text in PLUGIN.prompt(now).facts["texts"]}
             assert all(item.quote in sources[item.source] for item in found.items)
             before = now
