@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -21,7 +21,7 @@ from tests.faults import kafka_faults, kills, messages, network, others, replays
 from tests.faults.campaign import Pace, Round, run_all
 from tests.faults.fault import Fault
 from tests.faults.stand import open_stand
-from tests.faults.without import UNPROTECTED
+from tests.faults.without import UNPROTECTED, Unprotected
 
 FAULTS: dict[str, type[Fault]] = {
     **kills.FAULTS,
@@ -67,7 +67,7 @@ def _ended(_number: int, _frame: FrameType | None) -> None:
     raise SystemExit(143)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--seeds", default="1,2,3", help="comma-separated")
     parser.add_argument("--only", default="", help="names of faults, comma-separated; `none`: only what --without says")
@@ -75,49 +75,74 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--without", default="", help="protections to switch off one after the other; `all`")
     parser.add_argument("--short", action="store_true", help="short faults")
     parser.add_argument("--data", type=Path, help="where the stand lives; a temporary folder otherwise")
-    parser.add_argument("--write", type=Path, help="the page whose tables are written anew")
+    parser.add_argument("--write", type=Path, help="the page whose tables are brought up to date")
     parser.add_argument(
         "--rounds", type=Path, help="where rounds are kept, as JSON Lines; those in it are not run again"
     )
     parser.add_argument("--list", action="store_true", help="name the faults")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = _parser().parse_args(arguments)
     if given.list:
         sys.stdout.write("".join(f"{name}: {kind.said}\n" for name, kind in FAULTS.items()))
         return 0
-    # What clients say while their server is away is what this is about.
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    signal.signal(signal.SIGTERM, _ended)
-    chosen_faults = chosen(given.only)
-    nodes = 3
+    wanted = chosen(given.only)
+    lacking = {each.name: why for each in wanted if (why := each.lacks())}
+    for name, why in lacking.items():
+        tell(f"{name} not run: {why}")
     without = [each for each in UNPROTECTED if given.without == "all" or each.protection in given.without.split(",")]
+    rounds = _run(given, [each for each in wanted if each.name not in lacking], without)
+    failed = _conclude(rounds, lacking)
+    # Who names a fault wants it run.
+    return 1 if failed or (given.only and lacking) else 0
+
+
+def _run(given: argparse.Namespace, faults: list[type[Fault]], without: list[Unprotected]) -> list[Round]:
+    """What is not in the file of rounds yet; all rounds, those of the file first."""
+    nodes = 3
     pace = Pace(rate=given.rate, long=not given.short, hurry=given.short)
     rounds = kept(given.rounds)
     known = {(each.seed, each.fault) for each in rounds if not each.without}
     shown = {each.without for each in rounds}
+    before = report.read(given.write) if given.write else report.Page()
+
+    def write() -> None:
+        if given.write:
+            report.write(given.write, FAULTS, rounds, pace, nodes, before)
 
     def done(found: Round) -> None:
         rounds.append(found)
         if given.rounds:
             with given.rounds.open("ab") as file:
                 file.write(_ROUND.dump_json(found) + b"\n")
-        if given.write:
-            report.write(given.write, FAULTS, rounds, pace, nodes)
+        write()
 
+    write()
     seeds = [int(each) for each in given.seeds.split(",")]
     for seed in seeds:
-        faults = [each for each in chosen_faults if (seed, each.name) not in known]
+        due = [each for each in faults if (seed, each.name) not in known]
         last = [each for each in without if each.protection not in shown] if seed == seeds[-1] else []
-        if not faults and not last:
+        if not due and not last:
             continue
+        # What clients say while their server is away is what this is about.
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+        signal.signal(signal.SIGTERM, _ended)
         folder = given.data or Path(tempfile.mkdtemp(prefix="hookline-faults-"))
         shutil.rmtree(folder, ignore_errors=True)
         try:
             with open_stand(folder, seed=seed, nodes=nodes) as stand:
-                tell(f"seed {seed}: {len(faults)} faults, {nodes} brokers, {given.rate:g} saves/s")
-                asyncio.run(run_all(stand, faults, seed, pace, tell, last, done=done))
+                tell(f"seed {seed}: {len(due)} faults, {nodes} brokers, {given.rate:g} saves/s")
+                asyncio.run(run_all(stand, due, seed, pace, tell, last, done=done))
         finally:
             if given.data is None:
                 shutil.rmtree(folder, ignore_errors=True)
+    return rounds
+
+
+def _conclude(rounds: Sequence[Round], lacking: Mapping[str, str]) -> bool:
+    """Say what failed and what was not run, and the result in one line; whether anything failed."""
     failed = [each for each in rounds if each.passed is bool(each.without)]
     for each in failed:
         what = (
@@ -126,8 +151,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else f"repeat it with: make faults SEED={each.seed} ONLY={each.fault}"
         )
         sys.stdout.write(f"failed: {each.fault}, seed {each.seed}; {what}\n")
+    for name, why in lacking.items():
+        sys.stdout.write(f"not run: {name}; {why}\n")
     sys.stdout.write(json.dumps(report.result(rounds)) + "\n")
-    return 1 if failed else 0
+    return bool(failed)
 
 
 if __name__ == "__main__":

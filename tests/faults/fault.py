@@ -34,6 +34,11 @@ class Fault:
     letters: ClassVar[frozenset[str]] = frozenset()
     """Causes of dead letters that belong to it; any other fails the round."""
 
+    @classmethod
+    def lacks(cls) -> str | None:
+        """What must be done before it can be run on this machine; None when nothing is missing."""
+        return None
+
     async def inject(self, stand: Stand) -> None:
         """Begin."""
         raise NotImplementedError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import platform
 import re
 import time
 from collections.abc import Mapping
@@ -15,7 +16,8 @@ from tests.faults.roles import Member
 from tests.faults.stand import Stand
 
 SERVERS = ("kafka", "postgres", "redis", "crm", "model", "door")
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+FAKETIME = Path(f"/usr/lib/{platform.machine()}-linux-gnu/faketime/libfaketime.so.1")
+"""Where Debian and Ubuntu put it."""
 
 
 class Latency(Fault):
@@ -91,6 +93,10 @@ class ClockStepped(Fault):
         self._member: Member | None = None
         self._ahead = 0.0
 
+    @classmethod
+    def lacks(cls) -> str | None:
+        return None if FAKETIME.exists() else "install libfaketime (apt-get install libfaketime)"
+
     async def inject(self, stand: Stand) -> None:
         member = self._member = stand.roles.of(self.kind)[0]
         await self._restart(
@@ -143,5 +149,5 @@ def _clocks() -> dict[str, type[Fault]]:
 
 FAULTS: dict[str, type[Fault]] = {
     **{each.name: each for each in (Latency, Resets, HalfOpen)},
-    **(_clocks() if FAKETIME.exists() else {}),
+    **_clocks(),
 }

@@ -1,11 +1,14 @@
-"""A campaign that was cut off goes on where it stood."""
+"""A campaign that was cut off goes on where it stood, and says what it could not run."""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
 
-from tests.faults.__main__ import _ROUND, kept
+import pytest
+
+from tests.faults import network
+from tests.faults.__main__ import _ROUND, kept, main
 from tests.faults.campaign import Round
 from tests.faults.judge import Verdict
 
@@ -19,3 +22,11 @@ def test_rounds_are_kept_whole(tmp_path: Path):
         for each in rounds:
             out.write(_ROUND.dump_json(each) + b"\n")
     assert kept(file) == rounds
+
+
+def test_a_fault_that_cannot_be_run_here_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(network, "FAKETIME", tmp_path / "nowhere")
+    assert main(["--only", "clock-analyst"]) == 1
+    assert "not run: clock-analyst; install libfaketime (apt-get install libfaketime)" in capsys.readouterr().out
