@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -87,8 +87,10 @@ _CHECKPOINT = sa.text(
     UPDATE event_streams
        SET replay_id = :replay_id, checkpoint_at = now(), owned_until = now() + make_interval(secs => :seconds),
            events = events + :events, last_event_at = CASE WHEN :events > 0 THEN now() ELSE last_event_at END,
-           heard_until = greatest(heard_until, CAST(:heard_until AS timestamptz))
-     WHERE {_OURS} RETURNING 1
+           heard_until = greatest(
+             heard_until, CAST(:heard_until AS timestamptz), now() - make_interval(secs => CAST(:all_but AS double precision))
+           )
+     WHERE {_OURS} RETURNING heard_until
     """  # noqa: S608 - our own text
 )
 _STATE = sa.text(
@@ -130,15 +132,32 @@ class StreamStore:
     # ---------------------------------------------------------------- moving
 
     async def checkpoint(
-        self, owned: Owned, replay_id: bytes, *, events: int, heard_until: datetime | None, seconds: float
-    ) -> None:
+        self,
+        owned: Owned,
+        replay_id: bytes,
+        *,
+        events: int,
+        heard_until: datetime | None,
+        seconds: float,
+        all_but: timedelta | None = None,
+    ) -> datetime | None:
         """Kafka has acknowledged everything up to `replay_id`; raises Fenced.
 
         `heard_until`, by the CRM's clock: nothing that was committed before is missing (None: nobody can say more than before).
+        `all_but`: the same of everything until so long ago, by the database's clock: a process whose own is ahead would take
+        what is yet to come for heard. Returns until when nothing is missing now.
         """
-        await self._as_owner(
-            _CHECKPOINT, owned, replay_id=replay_id, events=events, heard_until=heard_until, seconds=seconds
+        row = await self._as_owner(
+            _CHECKPOINT,
+            owned,
+            replay_id=replay_id,
+            events=events,
+            heard_until=heard_until,
+            all_but=None if all_but is None else all_but.total_seconds(),
+            seconds=seconds,
         )
+        until: datetime | None = row.heard_until
+        return until
 
     async def note(self, owned: Owned, state: str, detail: str = "") -> None:
         """What an admin is shown; raises Fenced."""
@@ -232,10 +251,12 @@ class StreamStore:
             row.open,
         )
 
-    async def _as_owner(self, statement: sa.TextClause, owned: Owned, **values: Any) -> None:
+    async def _as_owner(self, statement: sa.TextClause, owned: Owned, **values: Any) -> sa.Row[Any]:
         async with self._engine.begin() as connection:
-            if (await connection.execute(statement, {**_proof(owned), **values})).first() is None:
-                raise Fenced
+            row = (await connection.execute(statement, {**_proof(owned), **values})).first()
+        if row is None:
+            raise Fenced
+        return row
 
 
 class SchemaStore:

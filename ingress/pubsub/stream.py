@@ -173,7 +173,7 @@ class Reader:
     async def _take(self, account: Account, caller: Caller, user: str, answer: api.FetchResponse) -> None:
         if not answer.events:
             if answer.latest_replay_id:
-                await self._checkpoint(answer.latest_replay_id, 0, datetime.now(UTC) - TIP_MARGIN)
+                await self._checkpoint(answer.latest_replay_id, 0, None, all_but=TIP_MARGIN)
             return
         for schema_id in dict.fromkeys(each.event.schema_id for each in answer.events):
             await self._know(caller, schema_id)
@@ -233,18 +233,23 @@ class Reader:
         except ValueError:
             return None  # the translator says what is wrong with it
 
-    async def _checkpoint(self, replay_id: bytes, events: int, heard_until: datetime | None) -> None:
+    async def _checkpoint(
+        self, replay_id: bytes, events: int, heard_until: datetime | None, all_but: timedelta | None = None
+    ) -> None:
         try:
-            await self._store.checkpoint(
-                self._owned, replay_id, events=events, heard_until=heard_until, seconds=self._lease_seconds
+            self.heard_until = await self._store.checkpoint(
+                self._owned,
+                replay_id,
+                events=events,
+                heard_until=heard_until,
+                all_but=all_but,
+                seconds=self._lease_seconds,
             )
         except Fenced:
             metrics.EVENT_CHECKPOINTS.labels("fenced").inc()
             raise
         metrics.EVENT_CHECKPOINTS.labels("ok").inc()
         self._place = replay_id
-        if heard_until is not None:
-            self.heard_until = max(heard_until, self.heard_until or heard_until)
 
     # ---------------------------------------------------------------- when it ends
 

@@ -27,7 +27,7 @@ from infra.keyring import Keyring
 from infra.local.sandbox.server import Sandbox
 from infra.unavailable import BrokerUnavailable
 from ingress.dialects.salesforce_pubsub import translate
-from ingress.pubsub import app, resync
+from ingress.pubsub import app, resync, stream
 from ingress.pubsub.app import SalesforceEvents
 from ingress.pubsub.avro import KNOWN
 from ingress.pubsub.frame import SOURCE, Frame
@@ -285,6 +285,25 @@ async def test_an_idle_stream_moves_its_place_with_each_sign_of_life(place):
         assert row.heard_until < datetime.now(UTC) - timedelta(minutes=4), (
             "the tip is not believed for the last minutes"
         )
+
+
+async def test_a_clock_that_is_ahead_does_not_take_for_heard_what_is_yet_to_come(place, monkeypatch):
+    """INVARIANT: or all of that hour would not be read again, should the bus lose the place in it."""
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return super().now(tz) + timedelta(hours=1)
+
+    monkeypatch.setattr(stream, "datetime", Ahead)
+    async with place.role():
+        await place.streaming()
+
+        async def moved():
+            return (await place.row()).heard_until is not None
+
+        await until(moved, "a keepalive moved it")
+        assert (await place.row()).heard_until < datetime.now(UTC) - timedelta(minutes=4)
 
 
 async def test_two_replicas_have_one_owner_and_the_other_takes_over(place):

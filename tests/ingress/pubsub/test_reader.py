@@ -40,11 +40,12 @@ class Memory:
         self.most, self.fail = 0, []
 
     # the store
-    async def checkpoint(self, owned, replay_id, *, events, heard_until, seconds):
+    async def checkpoint(self, owned, replay_id, *, events, heard_until, seconds, all_but=None):
         if self.fenced:
             raise Fenced
         self.place, self.heard_until = replay_id, heard_until
         self.log.append(("checkpoint", events))
+        return heard_until
 
     async def note(self, owned, state, detail=""):
         self.states.append((state, detail))
