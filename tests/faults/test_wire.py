@@ -24,6 +24,14 @@ class Again(socketserver.BaseRequestHandler):
                 self.request.sendall(data)
 
 
+class First(socketserver.BaseRequestHandler):
+    """Speaks as soon as somebody comes."""
+
+    def handle(self) -> None:
+        self.request.sendall(b"welcome")
+        self.request.recv(100)
+
+
 class Echo(socketserver.ThreadingTCPServer):
     daemon_threads = True
 
@@ -55,6 +63,16 @@ def test_without_a_fault_bytes_pass_and_new_connections_lead_anew(echo):
             wires.lead("server", ("127.0.0.1", echo))
         with said(port):
             assert wires.struck("") == {}
+
+
+def test_a_server_that_speaks_first_is_heard():
+    with Echo(("127.0.0.1", 0), First) as server, Wires() as wires:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        port = wires.add("server", ("127.0.0.1", server.server_address[1]))
+        for _ in range(100):
+            with socket.create_connection(("127.0.0.1", port), timeout=2.0) as found:
+                assert found.recv(100) == b"welcome"
+        server.shutdown()
 
 
 def test_latency_counts_what_it_holds(echo):

@@ -161,22 +161,9 @@ class Wire:
         for place in range(len(self.upstreams)):
             host, port = self.upstreams[(first + place) % len(self.upstreams)]
             try:
-                _, back = await loop.create_connection(lambda: _End(self), host, port)
+                await loop.create_connection(lambda: _Back(self, front), host, port)
             except OSError:
                 continue
-            if self.rewrite_for is not None:
-                back.rewrite = self.rewrite_for()
-            if front.transport.is_closing():
-                # It came, said something and left before there was a way.
-                if front.early:
-                    back.send(bytes(front.early))
-                back.end()
-                return
-            front.other, back.other = back, front
-            self.ends |= {front, back}
-            if front.early:
-                back.send(bytes(front.early))
-                front.early.clear()
             return
         front.reset()
 
@@ -234,6 +221,31 @@ class _Front(_End):
             self.early += data
         else:
             super().data_received(data)
+
+
+class _Back(_End):
+    """The server's end."""
+
+    def __init__(self, wire: Wire, front: _Front) -> None:
+        super().__init__(wire)
+        self._front = front
+
+    def connection_made(self, transport: Any) -> None:
+        """Joined here and not by who awaits the connection: a server that speaks first (gRPC's does) would not be heard."""
+        super().connection_made(transport)
+        front, wire = self._front, self.wire
+        if wire.rewrite_for is not None:
+            self.rewrite = wire.rewrite_for()
+        early = bytes(front.early)
+        front.early.clear()
+        if not front.transport.is_closing():
+            front.other, self.other = self, front
+            wire.ends |= {front, self}
+        if early:
+            self.send(early)
+        if self.other is None:
+            # It came, said something and left before there was a way.
+            self.end()
 
 
 class KafkaAddresses:
