@@ -79,6 +79,16 @@ async def run_round(
     found = Round(fault.name, seed, without=without)
     stand.chance = random.Random(f"{seed}/{fault.name}")
     await stand.scale(**{kind.replace("-", "_"): number for kind, number in fault.replicas.items()})
+    try:
+        await fault.prepare(stand)
+        await _under_load(stand, judge, fault, pace, found)
+    finally:
+        await fault.leave(stand)
+    tell(_line(found))
+    return found
+
+
+async def _under_load(stand: Stand, judge: Judge, fault: Fault, pace: Pace, found: Round) -> None:
     await judge.begin()
     restarts = sum(member.restarts for member in stand.roles.members.values())
     began = time.monotonic()
@@ -98,20 +108,18 @@ async def run_round(
     await asyncio.sleep(pace.after)
     await stand.crm.acall("load_stop")
     stopped = time.monotonic()
+    found.verdict, found.settled = await _settle(stand, judge, pace)
+    found.backlog_s = round(time.monotonic() - stopped, 1)
     try:
         found.evidence = await fault.evidence(stand)
         found.struck = True
     except NoEvidenceError as error:
         found.evidence = f"DID NOT STRIKE: {error}"
-    found.verdict, found.settled = await _settle(stand, judge, pace)
     found.strangers = [name for name in found.verdict.letters if name.split()[-1] not in fault.letters | ALWAYS]
-    found.backlog_s = round(time.monotonic() - stopped, 1)
     found.rate = round(judge.journal.accepted / (stopped - began), 1)
     found.p95_before = judge.p95(start, injected - 4_000)
     found.p95_after = judge.p95(recovered, _now())
     found.restarts = sum(member.restarts for member in stand.roles.members.values()) - restarts
-    tell(_line(found))
-    return found
 
 
 async def _run_without(stand: Stand, judge: Judge, each: Unprotected, seed: int, pace: Pace, tell: Tell) -> Round:

@@ -39,6 +39,9 @@ class Fault:
         """What must be done before it can be run on this machine; None when nothing is missing."""
         return None
 
+    async def prepare(self, stand: Stand) -> None:
+        """Before the round's traffic begins: what it takes to strike a process that is at work by then."""
+
     async def inject(self, stand: Stand) -> None:
         """Begin."""
         raise NotImplementedError
@@ -51,5 +54,8 @@ class Fault:
         """Take it back; returns when what was broken is whole again. Called even if `inject` failed."""
 
     async def evidence(self, stand: Stand) -> str:
-        """What shows that it struck, in a few words; raises NoEvidenceError. Called after `recover`."""
+        """What shows that it struck, in a few words; raises NoEvidenceError. Called after `recover`, when all is settled."""
         raise NotImplementedError
+
+    async def leave(self, stand: Stand) -> None:
+        """After the judge has looked: take back what `prepare` did. Called even if that failed."""

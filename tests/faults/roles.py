@@ -17,6 +17,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from infra.local.ports import Ports
@@ -113,6 +115,14 @@ class Member:
             return f"{self.name}: {error.read().decode(errors='replace')[:300]}"
         except OSError as error:
             return f"{self.name}: {type(error).__name__}"
+
+    def told_date(self) -> datetime | None:
+        """What time it believes it is, to the second; None when it does not answer."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.ops_port}/health/live", timeout=5) as answer:
+                return parsedate_to_datetime(answer.headers["date"])
+        except OSError:
+            return None
 
     def metrics(self) -> str:
         """Its metrics as Prometheus reads them; empty when it does not answer."""
