@@ -93,7 +93,7 @@ async def _under_load(stand: Stand, judge: Judge, fault: Fault, pace: Pace, foun
     restarts = sum(member.restarts for member in stand.roles.members.values())
     began = time.monotonic()
     start = _now()
-    await stand.crm.acall("load_start", accounts=stand.accounts, rate=pace.rate)
+    await stand.crm.acall("load_start", accounts=stand.worked_on(), rate=pace.rate)
     await asyncio.sleep(pace.before * stand.chance.uniform(1.0, 1.2))
     injected = _now()
     try:

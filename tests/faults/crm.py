@@ -4,7 +4,7 @@ Law: a record is edited in one short session and then left alone, so that the la
 moment of a round: people who come back to all records would mend with their next save what a fault had lost. What is
 said of the records' truth is read from the sandbox's memory, never from the pipeline.
 
-    python -m tests.faults.crm --data DIR --seed N     prints {"sandbox": URL} when it is ready
+    python -m tests.faults.crm --data DIR --seed N     prints {"sandbox": URL, "events": URL} when it is ready
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ class Load:
         self._people = people
         self._controls = controls
         self._chance = random.Random(seed)
-        self._pools: list[tuple[Account, Iterator[Record]]] = []
+        self._pools: dict[str, Iterator[Record]] = {}
+        self._choices: list[Account] = []
+        """Each as often as it weighs."""
         self._sessions: list[Session] = []
         self._task: asyncio.Task[None] | None = None
         self.saves = 0
@@ -63,13 +65,10 @@ class Load:
     def start(self, accounts: dict[str, int], rate: float, notes: bool) -> None:
         """`accounts`: account → weight."""
         self.stop()
-        if not self._pools:
-            world = self._people.world
-            self._pools = [
-                (world.account(key), self._pool(world.account(key)))
-                for key, weight in accounts.items()
-                for _ in range(weight)
-            ]
+        world = self._people.world
+        self._choices = [world.account(key) for key, weight in accounts.items() for _ in range(weight)]
+        for account in self._choices:
+            self._pools.setdefault(account.key, self._pool(account))
         self._sessions = []
         self._task = asyncio.get_running_loop().create_task(self._work(rate, notes))
 
@@ -101,7 +100,8 @@ class Load:
             self._save(self._chance.choice(self._sessions), notes)
 
     def _begin(self) -> Session:
-        account, pool = self._chance.choice(self._pools)
+        account = self._chance.choice(self._choices)
+        pool = self._pools[account.key]
         if self._chance.random() < CREATE_RATE:
             self._people._create(account, self._people.world.person(account))
         saves = 1 + round(self._chance.expovariate(1 / (SAVES_A_SESSION - 1)))
@@ -225,13 +225,13 @@ def extend(sandbox: Sandbox, seed: int) -> None:
 async def serve(data: Path, seed: int, time_scale: float) -> None:
     """Until SIGTERM, or until the process that started it is gone."""
     parent = os.getppid()
-    sandbox = Sandbox(data, seed=seed, time_scale=time_scale)
+    sandbox = Sandbox(data, seed=seed, time_scale=time_scale, events=True)
     base = await sandbox.start()
     sandbox.call(lambda: extend(sandbox, seed))
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    sys.stdout.write(json.dumps({"sandbox": base}) + "\n")
+    sys.stdout.write(json.dumps({"sandbox": base, "events": sandbox.events_url}) + "\n")
     sys.stdout.flush()
     watching = asyncio.ensure_future(_until_orphaned(parent, stopped))
     await stopped.wait()

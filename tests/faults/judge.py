@@ -127,6 +127,7 @@ class Judge:
         unsettled = await self._unsettled()
         found.named = len(named & unsettled.keys())
         found.lost = [f"{'/'.join(key)}: {why}" for key, why in unsettled.items() if key not in named]
+        # While an event stream flows its deliveries hide such a loss here; then the records alone show it.
         missing = self.journal.accepted - (await self._stored() - self._stored_before)
         if missing > 0:
             found.lost.append(f"{missing} acknowledged deliveries are not on {DELIVERIES.name}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from tests.faults.fault import Fault, NoEvidenceError
-from tests.faults.roles import KINDS, Member
+from tests.faults.roles import KINDS, TELLERS, Member
 from tests.faults.stand import Stand
 
 KILLS = 2
@@ -66,10 +66,39 @@ def _kills() -> dict[str, type[Fault]]:
                 "name": name,
                 "said": f"SIGKILL of the {kind} at random moments, {'two replicas' if replicas == 2 else 'one replica'}",
                 "kind": kind,
-                "replicas": {kind: replicas} if replicas > 1 else {},
+                "replicas": {kind: replicas},
             }
-            found[name] = type(name, (Kill,), more)
+            found[name] = type(name, (KillTeller if kind in TELLERS else Kill,), more)
     return found
+
+
+class KillTeller(Kill):
+    """The same of a role that tells what no webhook tells: it has told something of the accounts that nobody else speaks of."""
+
+    short, long = 6.0, 14.0
+    replicas: ClassVar[Mapping[str, int]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told_before = 0
+
+    async def prepare(self, stand: Stand) -> None:
+        self._told_before = await self._told(stand)
+
+    async def evidence(self, stand: Stand) -> str:
+        died = await super().evidence(stand)
+        told = await self._told(stand) - self._told_before
+        if not told:
+            raise NoEvidenceError(f"{died}; it told nothing")
+        return f"{died}; {told} changes told by it in this round"
+
+    async def _told(self, stand: Stand) -> int:
+        statement = {
+            "salesforce-events": "SELECT coalesce(sum(events), 0)::bigint FROM event_streams",
+            "reconciler": "SELECT coalesce(sum(missed), 0)::bigint FROM reconciliations",
+        }[self.kind]
+        rows = await asyncio.to_thread(stand.sql, statement)
+        return int(rows[0][0])
 
 
 class KillWhileSlow(Kill):
@@ -88,6 +117,10 @@ class KillWhileSlow(Kill):
     async def recover(self, stand: Stand) -> None:
         stand.wires.delay(self.wire, 0.0)
         await super().recover(stand)
+
+
+class KillTellerWhileSlow(KillWhileSlow, KillTeller):
+    """Both."""
 
 
 class KillCutOff(Kill):
@@ -115,6 +148,8 @@ def _slow_kills() -> dict[str, type[Fault]]:
         ("analyst", "model", "model"),
         ("sink-crm", "crm", "CRM"),
         ("sink-postgres", "postgres", "PostgreSQL"),
+        ("salesforce-events", "postgres", "PostgreSQL"),
+        ("reconciler", "crm", "CRM"),
     ):
         name = f"kill-{kind}-busy"
         more = {
@@ -122,8 +157,9 @@ def _slow_kills() -> dict[str, type[Fault]]:
             "said": f"SIGKILL of the {kind} while every answer of the {server} takes {2 * SLOW_SECONDS * 1000:.0f} ms longer",
             "kind": kind,
             "wire": wire,
+            "replicas": {kind: 1},
         }
-        found[name] = type(name, (KillWhileSlow,), more)
+        found[name] = type(name, (KillTellerWhileSlow if kind in TELLERS else KillWhileSlow,), more)
     return found
 
 
@@ -133,7 +169,7 @@ class RollingRestart(Fault):
     name = "rolling-restart"
     said = "rolling restart of all roles by SIGTERM"
     short, long = 0.0, 0.0
-    replicas: ClassVar[Mapping[str, int]] = {"receiver": 2}
+    replicas: ClassVar[Mapping[str, int]] = {"receiver": 2, "salesforce-events": 1, "reconciler": 1}
 
     def __init__(self) -> None:
         self._codes: dict[str, int] = {}

@@ -35,8 +35,12 @@ KINDS: dict[str, tuple[str, dict[str, str]]] = {
     "analyst": ("analyst", {}),
     "sink-postgres": ("sinks", {"HOOKLINE_DESTINATIONS": "postgres"}),
     "sink-crm": ("sinks", {"HOOKLINE_DESTINATIONS": "hubspot,salesforce"}),
+    "salesforce-events": ("salesforce-events", {}),
+    "reconciler": ("reconciler", {}),
 }
 """Name here → role, and what it is given beside what all are given."""
+TELLERS = frozenset({"salesforce-events", "reconciler"})
+"""They tell what no webhook tells, and run where a fault asks for them: what one of them alone told must not be told by the other."""
 _NOT_OURS = ("HOOKLINE_", "KAFKA_", "DATABASE_", "REDIS_", "GROQ_", "OTEL_")
 
 
@@ -165,10 +169,12 @@ class Roles:
         return found
 
     def scale(self, replicas: Mapping[str, int]) -> list[Member]:
-        """Have so many of each kind (1 where nothing is said): start what is missing, stop what is too many. Blocks; returns who was started."""
+        """Have so many of each kind (where nothing is said, 1, and none of TELLERS): start what is missing, stop what is too many.
+        Blocks; returns who was started.
+        """
         started = []
         for kind in KINDS:
-            wanted = replicas.get(kind, 1)
+            wanted = replicas.get(kind, kind not in TELLERS)
             for number in range(1, wanted + 1):
                 member = self.member(kind, number)
                 member.wanted = True

@@ -1,4 +1,4 @@
-"""The test stand: the servers, the CRM, the model, the wires between them and the roles, and one customer with two accounts.
+"""The test stand: the servers, the CRM, the model, the wires between them and the roles, and one customer with three accounts.
 
 Law: only what an operator would set is set, and `SETTINGS` says it; the table that a run writes repeats it.
 """
@@ -35,12 +35,16 @@ from infra.keyring import Keyring
 from infra.local.ports import Ports
 from infra.local.stack import Addresses, EmbeddedStack
 from infra.settings import Settings
-from tests.faults.roles import ROOT, Roles
+from ingress.pubsub.frame import SOURCE
+from tests.faults.roles import ROOT, TELLERS, Roles
 from tests.faults.wire import Wires
 
 TENANT = "acme"
 PORTAL = 81_000_001
 ORG = "00D810000000001"
+UNTOLD = "00D820000000002"
+"""An org that sends no outbound messages: of what changes there tells its event stream alone, or the reconciler alone."""
+CHANNEL = "/data/ChangeEvents"
 KEY = "gsk_of-the-stand-in"
 EVENTS_A_DELIVERY = 5
 """At most; HubSpot sends up to a hundred, and then a few deliveries say everything."""
@@ -55,6 +59,10 @@ SETTINGS = {
     "HOOKLINE_MODEL_TOKENS_PER_MINUTE": "1000000000",
     "HOOKLINE_MODEL_REQUESTS_PER_DAY": "100000000",
     "HOOKLINE_USER_REQUESTS_PER_DAY": "100000000",
+    "HOOKLINE_SALESFORCE_EVENTS_LEASE_SECONDS": "5",
+    "HOOKLINE_RECONCILE_EVERY_SECONDS": "3",
+    "HOOKLINE_RECONCILE_GRACE_SECONDS": "2",
+    "HOOKLINE_RECONCILE_OVERLAP_SECONDS": "20",
     "HOOKLINE_LOG_LEVEL": "INFO",
 }
 """What differs from the defaults of production. The sandbox is refused there; the model's limits are not what is tested here."""
@@ -62,6 +70,9 @@ SETTINGS = {
 
 class CrmProcess(SandboxProcess):
     """The sandbox with the harness's people, in a process of its own."""
+
+    events_url = ""
+    """Of its event bus."""
 
     def start(self) -> str:
         self.data.mkdir(parents=True, exist_ok=True)
@@ -77,7 +88,8 @@ class CrmProcess(SandboxProcess):
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line, (self.data / "sandbox.log").read_text()[-2000:]
-        self.url = json.loads(line)["sandbox"]
+        told = json.loads(line)
+        self.url, self.events_url = told["sandbox"], told["events"]
         return self.url
 
 
@@ -146,6 +158,8 @@ class Stand:
     """Where senders send to."""
     accounts: dict[str, int] = field(default_factory=dict)
     """Account → its weight in the load."""
+    untold: dict[str, int] = field(default_factory=dict)
+    """The same, of accounts whose changes no webhook tells."""
     endpoints: dict[str, str] = field(default_factory=dict)
     """CRM → path of its endpoint."""
     secret: str = ""
@@ -166,6 +180,11 @@ class Stand:
     @property
     def org(self) -> str:
         return next(key for key in self.accounts if key.startswith("salesforce:"))
+
+    def worked_on(self) -> dict[str, int]:
+        """Account → its weight, of those whose changes somebody tells now."""
+        told = any(self.roles.of(kind) for kind in TELLERS)
+        return {**self.accounts, **self.untold} if told else self.accounts
 
     def brokers(self) -> list[str]:
         """The names of Kafka's nodes."""
@@ -245,6 +264,7 @@ def _environment(addresses: Addresses, wires: Wires, crm: CrmProcess, model: Mod
         "DATABASE_URL": _through(wires, "postgres", addresses.database_url),
         "REDIS_URL": _through(wires, "redis", addresses.redis_url),
         "HOOKLINE_SANDBOX_URL": _through(wires, "crm", crm.url),
+        "HOOKLINE_SALESFORCE_EVENTS_URL": _through(wires, "crm-events", crm.events_url),
         "GROQ_API_KEY": KEY,
         "GROQ_BASE_URL": f"http://127.0.0.1:{wires.add('model', ('127.0.0.1', model.port))}",
         "HOOKLINE_MASTER_KEYS": base64.b64encode(secrets.token_bytes(32)).decode(),
@@ -308,8 +328,25 @@ async def _set_up(stand: Stand, size: int) -> None:
         ),
     ]
     stand.accounts = {stand.portal: 4, org["account"]: 1}
+    accounts.append(await _untold(stand, registry, size // 3))
     await _provision(stand, accounts)
     await stand.engine.dispose()
+
+
+async def _untold(stand: Stand, registry: Registry, size: int) -> Account:
+    consumer = {"consumer_key": "key-of-the-untold", "consumer_secret": secrets.token_hex(16)}
+    org = await stand.crm.acall("create_org", org_id=UNTOLD, size=size, **consumer)
+    instance = stand.environment["HOOKLINE_SANDBOX_URL"].replace("http:", "https:")
+    account = await registry.add_account(
+        TENANT,
+        "salesforce",
+        org["account"],
+        config={"instance_url": instance, "integration_user": org["integration_user"]},
+        credentials=consumer,
+    )
+    await registry.add_endpoint(TENANT, SOURCE, config={"channel": CHANNEL}, accounts=[account.id])
+    stand.untold = {account.id: 1}
+    return account
 
 
 async def _provision(stand: Stand, accounts: list[Account]) -> None:

@@ -14,7 +14,7 @@ from tests.faults.stand import Stand, open_stand
 
 pytestmark = [pytest.mark.connected, pytest.mark.timeout(300)]
 
-SELECTION = ("kill-receiver", "postgres-cut", "redis-emptied")
+SELECTION = ("kill-receiver", "postgres-cut", "redis-emptied", "kill-salesforce-events")
 PACE = Pace(rate=30.0, before=1.0, after=0.5, long=False, patience=90.0, hurry=True)
 SETTINGS = {"HOOKLINE_COALESCE_WINDOW_SECONDS": "0.3"}
 SEED = 1
@@ -38,6 +38,7 @@ async def _rounds(stand: Stand) -> None:
             assert done.passed, "\n".join(told)
             assert done.verdict.acknowledged > 0
         await _the_judge_can_say_no(stand, judge, done)
+        await _what_nobody_tells_is_lost(stand, judge)
     finally:
         watching.cancel()
         await judge.close()
@@ -54,3 +55,13 @@ async def _the_judge_can_say_no(stand: Stand, judge: Judge, last: Round) -> None
     assert [each for each in (await judge.verdict()).out_of_order if key.id in each]
     stand.sql(f"DELETE FROM insights {where}", key)
     assert [each for each in (await judge.verdict()).lost if key.id in each]
+
+
+async def _what_nobody_tells_is_lost(stand: Stand, judge: Judge) -> None:
+    """What it would find if the event stream or the reconciler did not do their work."""
+    await stand.scale()
+    await judge.begin()
+    (account,) = stand.untold
+    lead = (await stand.crm.acall("records", account=account, object="lead"))[0]
+    await stand.crm.acall("save", account=account, object="lead", id=lead, properties={"Title": "Head of Nothing"})
+    assert [each for each in (await judge.verdict()).lost if lead in each]
