@@ -72,7 +72,7 @@ class Alone:
             policy.day.dollars * _UNKNOWN_SHARE / self.replicas,
         )
         hard = (policy.day.requests, policy.day.tokens, policy.day.dollars)
-        added = (1, question.most_tokens, question.most_nano / 1e9)
+        added = (question.requests, question.most_tokens, question.most_nano / 1e9)
         for name, limit, share, had, more in zip(
             ("requests", "tokens", "dollars"), hard, shares, spent, added, strict=True
         ):

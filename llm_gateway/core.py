@@ -172,16 +172,19 @@ class Core:
         sealed: bytes = b"",
         done: Callable[[str], None] | None = None,
         error: BaseException | None = None,
+        answers: int = 1,
     ) -> None:
         """It was answered: count what it took, keep the answer (`sealed`, for the question's `ttl`), tell who waits for it.
         Never waits, never raises. `done` hears the generation that it was counted in. Without `sealed` the answer was of no
-        use: who waits for it is told `error` (see `release`), or asks himself.
+        use: who waits for it is told `error` (see `release`), or asks himself. `answers`: how many a question of many requests got.
         """
         grant.over = True
         taken = usage.input_tokens + usage.output_tokens
         told = b"A" + sealed if sealed else told_of(error)
         counted = taken - usage.cached_input_tokens
-        packed = self._trips.settle(grant, b"answered", taken, nano(usage.cost_usd), counted, sealed, told)
+        packed = self._trips.settle(
+            grant, b"answered", taken, nano(usage.cost_usd), counted, sealed, told, answers=answers
+        )
         self._settling.send(grant, packed, done)
 
     def give_back(self, grant: Grant, error: BaseException) -> None:

@@ -61,6 +61,8 @@ class Question:
     """Seconds that the answer is kept; 0 keeps none, but equal questions at once are still one."""
     refresh: bool = False
     """Do not take the answer from the cache; keep the new one."""
+    requests: int = 1
+    """That it counts in the quotas: a batch is many."""
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ P = "hookline:llm:"
 _LANES = {"interactive": b"1", "live": b"2", "bulk": b"3"}
 _ADMIT_ARGS = 37
 _SETTLE_ARGS = 29
+_SETTLE_MANY_ARGS = 31
 _MOST_TAILS = 100_000
 
 
@@ -29,6 +30,7 @@ class Trips:
         self._tails: dict[tuple[str, str, Line], tuple[int, bytes]] = {}
         self._admit_head = _head(scripts.admit.digest, _ADMIT_ARGS) + _bulk(replica)
         self._settle_head = _head(scripts.settle.digest, _SETTLE_ARGS) + _bulk(replica)
+        self._settle_many_head = _head(scripts.settle.digest, _SETTLE_MANY_ARGS) + _bulk(replica)
 
     def admit(self, question: Question, id_: str, name: str, patience: float, left: float, *, quotas: bool) -> bytes:
         """`admit.lua`; `name` is the flight's ('' for none), `patience` and `left` are seconds."""
@@ -46,14 +48,23 @@ class Trips:
                 _bulk(
                     id_, tenant, pseudonym(tenant, question.user), _LANES[question.lane], entry, name,
                     b"0" if question.refresh else b"1", question.tokens, question.most_tokens, question.most_nano,
-                    int(patience * 1000), int(left * 1000) + self._grace_ms, b"1" if quotas else b"0",
+                    int(patience * 1000), int(left * 1000) + self._grace_ms, question.requests if quotas else b"0",
                 ),
                 tail[1],
             )
         )  # fmt: skip
 
     def settle(  # noqa: PLR0917 -- the script's arguments
-        self, grant: Grant, ended: bytes, tokens: int, cost: int, window_tokens: int, sealed: bytes, told: bytes
+        self,
+        grant: Grant,
+        ended: bytes,
+        tokens: int,
+        cost: int,
+        window_tokens: int,
+        sealed: bytes,
+        told: bytes,
+        *,
+        answers: int = 1,
     ) -> bytes:
         """`settle.lua`; `cost` in billionths of a dollar, `told` is what replicas hear that wait for the same answer."""
         question, line = grant.question, grant.question.line
@@ -61,9 +72,10 @@ class Trips:
         tenant = question.tenant
         policy = self._policies.of(tenant)
         entry = f"{{{tenant}}}:{grant.flight}" if grant.flight else ""
+        many = question.requests != 1 or answers != 1
         return b"".join(
             (
-                self._settle_head,
+                self._settle_many_head if many else self._settle_head,
                 _bulk(
                     grant.id, tenant, pseudonym(tenant, question.user), grant.day, grant.month,
                     question.most_tokens, question.most_nano, ended, tokens, cost,
@@ -72,6 +84,7 @@ class Trips:
                     limits.key_requests, limits.key_tokens, entry, sealed, question.ttl, grant.flight, told,
                     policy.requests_per_minute, policy.tokens_per_minute,
                 ),
+                _bulk(question.requests, answers) if many else b"",
             )
         )  # fmt: skip
 

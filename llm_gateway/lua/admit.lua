@@ -3,7 +3,7 @@
 --
 -- ARGV  1 replica  2 id  3 tenant  4 user  5 lane  6 cache entry ('': none)  7 flight ('': none)  8 look into the cache
 --       9 tokens expected  10 tokens at most  11 nanodollars at most  12 patience, ms  13 life of a reservation, ms
---       14 quotas apply  15 line  16 provider key
+--       14 requests that it counts in the quotas (0: they do not apply)  15 line  16 provider key
 --       17..25 quotas: user, day, month: requests, tokens, nanodollars   26 soft share
 --       27 28 tenant's requests and tokens a window  29 weight  30 window, ms
 --       31..34 line: requests, tokens, requests a day, tokens a day  35 burst
@@ -32,7 +32,7 @@ end
 
 local quota, users, held = P .. 'q:' .. tenant, P .. 'qu:' .. tenant, P .. 'qr:' .. tenant
 local generation, soft, left = '', '', -1
-if ARGV[14] == '1' then
+if ARGV[14] ~= '0' then
   local q = redis.call('HMGET', quota, 'g', 'd', 'm', 'dn', 'dt', 'dc', 'mn', 'mt', 'mc')
   generation = q[1]
   if not generation then return {'REBUILD'} end
@@ -49,8 +49,8 @@ if ARGV[14] == '1' then
   -- What a dead process reserved comes back.
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', held, '-inf', now, 'LIMIT', 0, 200)) do
     redis.call('ZREM', held, member)
-    local owner, t, c, d, m = string.match(member, '^[^|]*|([^|]*)|(%d+)|(%d+)|(%d+)|(%d+)$')
-    local back = {1, tonumber(t), tonumber(c)}
+    local owner, t, c, d, m, n = string.match(member, '^[^|]*|([^|]*)|(%d+)|(%d+)|(%d+)|(%d+)|?(%d*)$')
+    local back = {tonumber(n) or 1, tonumber(t), tonumber(c)}
     for i, what in ipairs({'n', 't', 'c'}) do
       if tonumber(d) == today then
         redis.call('HINCRBY', quota, 'd' .. what, -back[i])
@@ -67,7 +67,7 @@ if ARGV[14] == '1' then
     local u = redis.call('HMGET', users, user .. ':n', user .. ':t', user .. ':c')
     sums.user = {num(u[1]), num(u[2]), num(u[3])}
   end
-  local add, names, at = {1, most, nano}, {'requests', 'tokens', 'dollars'}, 17
+  local add, names, at = {tonumber(ARGV[14]), most, nano}, {'requests', 'tokens', 'dollars'}, 17
   for _, scope in ipairs({'user', 'day', 'month'}) do
     for i = 1, 3 do
       local hard = tonumber(ARGV[at])
@@ -126,8 +126,8 @@ else
   take(tw, 1, tokens)
 end
 
-if ARGV[14] == '1' then
-  local add = {1, most, nano}
+if ARGV[14] ~= '0' then
+  local add = {tonumber(ARGV[14]), most, nano}
   for i, what in ipairs({'n', 't', 'c'}) do
     if add[i] > 0 then
       redis.call('HINCRBY', quota, 'd' .. what, add[i])
@@ -137,8 +137,10 @@ if ARGV[14] == '1' then
   end
   redis.call('EXPIRE', quota, 3024000)
   redis.call('EXPIRE', users, 172800)
-  redis.call('ZADD', held, now + tonumber(ARGV[13]), id .. '|' .. user .. '|' .. most .. '|' .. nano .. '|' .. today .. '|' .. month)
-  redis.call('EXPIRE', held, 172800)
+  local many = ARGV[14] ~= '1' and '|' .. ARGV[14] or ''
+  redis.call('ZADD', held, now + tonumber(ARGV[13]), id .. '|' .. user .. '|' .. most .. '|' .. nano .. '|' .. today .. '|' .. month .. many)
+  -- Nine days: a provider's batch may take a week.
+  redis.call('EXPIRE', held, 777600)
 end
 if ARGV[7] ~= '' then redis.call('SET', flight, id, 'PX', ARGV[13]) end
 if slot then return {'GRANTED', generation, today, month, soft, left, slot, next_ms} end

@@ -6,20 +6,22 @@
 --       10 tokens  11 nanodollars  12 slot (-1: still in the line, -2: granted without Redis)  13 tokens expected  14 tokens for the window
 --       15 line  16 provider key  17 window, ms  18 burst  19 line's requests  20 line's tokens  21 22 provider key's
 --       23 cache entry  24 sealed answer ('': none)  25 its life, s  26 flight  27 what waiting replicas are told
---       28 29 tenant's requests and tokens a window
+--       28 29 tenant's requests and tokens a window  30 31 requests reserved and answered, where they are not 1
 -- Returns the generation that the question is counted in; '' when none (Redis lost its state, and nobody rebuilt it).
 local tenant, user, ended = ARGV[3], ARGV[4], ARGV[9]
+local reserved, answers = tonumber(ARGV[30]) or 1, tonumber(ARGV[31]) or 1
 local quota, users = P .. 'q:' .. tenant, P .. 'qu:' .. tenant
 local generation = ''
 if ARGV[5] ~= '' then
   local member = ARGV[2] .. '|' .. user .. '|' .. ARGV[7] .. '|' .. ARGV[8] .. '|' .. ARGV[5] .. '|' .. ARGV[6]
+  if reserved ~= 1 then member = member .. '|' .. ARGV[30] end
   local held = redis.call('ZREM', P .. 'qr:' .. tenant, member) == 1
   local q = redis.call('HMGET', quota, 'g', 'd', 'm')
   generation = q[1] or ''
   if q[1] then
-    local real = ended == 'answered' and {1, tonumber(ARGV[10]), tonumber(ARGV[11])} or {0, 0, 0}
+    local real = ended == 'answered' and {answers, tonumber(ARGV[10]), tonumber(ARGV[11])} or {0, 0, 0}
     -- Its reservation is gone (expired, or lost with Redis): then it is counted whole.
-    local was = held and {1, tonumber(ARGV[7]), tonumber(ARGV[8])} or {0, 0, 0}
+    local was = held and {reserved, tonumber(ARGV[7]), tonumber(ARGV[8])} or {0, 0, 0}
     for i, what in ipairs({'n', 't', 'c'}) do
       local change = real[i] - was[i]
       if change ~= 0 then
