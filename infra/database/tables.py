@@ -556,6 +556,13 @@ llm_provider_objects = sa.Table(
     sa.Column("bytes", sa.BigInteger, nullable=False, server_default="0", comment="of a file that was sent"),
     _now(),
     sa.Column("accounted_at", sa.DateTime(timezone=True), comment="of a batch: its results are in llm_usage"),
+    sa.Column("user", sa.Text, nullable=False, server_default="", comment="bears a batch's quota"),
+    sa.Column("requests", sa.Integer, nullable=False, server_default="0", comment="that quotas hold for a batch"),
+    sa.Column("most_tokens", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("most_nano", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("grant_id", sa.Text, nullable=False, server_default="", comment="of the reservation in Redis"),
+    sa.Column("day", sa.Text, nullable=False, server_default=""),
+    sa.Column("month", sa.Text, nullable=False, server_default=""),
 )
 
 # Salesforce's change events (Pub/Sub API): how far each stream is, who reads it, and what has to be read again.

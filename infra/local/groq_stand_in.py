@@ -22,6 +22,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import secrets
 import socket
 import time
 from collections import deque
@@ -166,6 +167,8 @@ class GroqStandIn:
         self._filenames: dict[str, str] = {}
         self._batches: dict[str, dict[str, Any]] = {}
         self._number = 0
+        self._run = secrets.token_hex(3)
+        """A provider never gives an id twice, and whoever asks keeps them."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -441,7 +444,7 @@ class GroqStandIn:
 
     def _named(self, kind: str) -> str:
         self._number += 1
-        return f"{kind}_stand_in_{self._number}"
+        return f"{kind}_stand_in_{self._run}_{self._number}"
 
     @contextlib.asynccontextmanager
     async def serve(self, port: int = 0) -> AsyncIterator[str]:

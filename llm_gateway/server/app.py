@@ -66,7 +66,7 @@ class GatewayServer:
             name: Meter(self.core, self._ledger, place, settings.cache_ttl_seconds) for name, place in places.items()
         }
         self._choosing = Choosing(self._served, self.core, self._policies, self._chat, self._meters)
-        self._batches = Batches(self.engine, self.core, self._ledger, self._upstream)
+        self._batches = Batches(self.engine, self.core, self._upstream)
         self._server: Server | None = None
         self._began = False
 

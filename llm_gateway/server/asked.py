@@ -19,7 +19,12 @@ from llm_gateway.server.errors import Refusal
 _NOT_THE_QUESTION = frozenset(
     {"stream", "stream_options", "user", "safety_identifier", "prompt_cache_key", "metadata", "store"}
 )
-_IMAGE_TOKENS = 1_000
+IMAGE_TOKENS = 1_000
+MOST_OUTPUT = 10_000_000
+"""More than any model answers: what is reserved stays a number that Redis counts in exactly."""
+MOST_CHOICES = 1_000
+MOST_USER = 256
+"""Letters of a user's name that are kept."""
 _PER_MESSAGE = 4
 _SORTED = orjson.OPT_SORT_KEYS
 _IN_WORDS = frozenset(facts.name for facts in known() if facts.structured != "strict")
@@ -51,7 +56,7 @@ class Asked:
 
     def tokens(self, bytes_per_token: float) -> int:
         """About how many tokens the model reads."""
-        return int(self.size / bytes_per_token) + self.images * _IMAGE_TOKENS
+        return int(self.size / bytes_per_token) + self.images * IMAGE_TOKENS
 
     def passed(self, more: tuple[dict[str, Any], ...] = ()) -> bytes:
         """The body for the provider; `more` messages stand at its end."""
@@ -106,10 +111,7 @@ def read(raw: bytes) -> Asked:
         raise Refusal(400, "missing_model", "name the model, as GET /v1/models lists it", param="model")
     if not isinstance(messages, list) or not messages:
         raise Refusal(400, "missing_messages", "messages must be a list of at least one message", param="messages")
-    size, images = _size(messages)
-    for name in ("tools", "response_format"):
-        if body.get(name):
-            size += len(orjson.dumps(body[name]))
+    size, images = size_of(body, messages)
     wanted = body.get("response_format")
     options = body.get("stream_options")
     user = body.get("user")
@@ -119,11 +121,11 @@ def read(raw: bytes) -> Asked:
         body,
         stream=body.get("stream") is True,
         wants_usage=isinstance(options, dict) and options.get("include_usage") is True,
-        user=user if isinstance(user, str) else "",
-        choices=_whole(body, "n") or 1,
+        user=user[:MOST_USER].replace("\0", "") if isinstance(user, str) else "",
+        choices=whole(body, "n", MOST_CHOICES) or 1,
         size=size,
         images=images,
-        most_output=_whole(body, "max_completion_tokens") or _whole(body, "max_tokens"),
+        most_output=whole(body, "max_completion_tokens") or whole(body, "max_tokens"),
         schema=None if wanted is None else _schema(wanted),
     )
 
@@ -135,8 +137,8 @@ def _schema(wanted: Any) -> Any:
     return (told.get("schema") if isinstance(told, dict) else None) or {}
 
 
-def _size(messages: list[Any]) -> tuple[int, int]:
-    """Bytes of text, and parts that are none."""
+def size_of(body: dict[str, Any], messages: list[Any]) -> tuple[int, int]:
+    """Bytes of what the model reads, and parts that are no text. Raises Refusal."""
     size = images = 0
     for message in messages:
         if not isinstance(message, dict):
@@ -152,13 +154,17 @@ def _size(messages: list[Any]) -> tuple[int, int]:
                 images += 1
         if "tool_calls" in message:
             size += len(orjson.dumps(message["tool_calls"]))
+    for name in ("tools", "response_format"):
+        if body.get(name):
+            size += len(orjson.dumps(body[name]))
     return size, images
 
 
-def _whole(body: dict[str, Any], name: str) -> int:
+def whole(body: dict[str, Any], name: str, most: int = MOST_OUTPUT) -> int:
+    """A whole number of at least 1; 0 where the client does not say it. Raises Refusal."""
     value = body.get(name)
     if value is None:
         return 0
-    if not isinstance(value, int) or value < 1:
-        raise Refusal(400, "invalid_value", f"{name} must be a whole number of at least 1", param=name)
+    if not isinstance(value, int) or not 1 <= value <= most:
+        raise Refusal(400, "invalid_value", f"{name} must be a whole number from 1 to {most}", param=name)
     return value

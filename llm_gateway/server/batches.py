@@ -1,16 +1,17 @@
 """The provider's files and batches, behind virtual keys: whose they are, and what they took.
 
-Law: a file or batch that another tenant made is answered as one that does not exist. A batch is let through when its tenant's
-quotas have room for the most that it may take; what it took is counted once, when it has ended, whether anybody asks for it or
-not: towards quotas and accounts, at the provider's price for batches, and towards no limit per minute. Its rows say only
-whose it is; contents stay with the provider. Source: https://console.groq.com/docs/batch (half price; own rate limits).
+Law: a file or batch that another tenant made is answered as one that does not exist. Quotas hold the most that a batch may take
+from before it is made until it has ended: who has no room for it is refused. What it took is counted once, when it has ended,
+whether anybody asks for it or not: in the accounts, in one transaction with the note that it is counted, then in the quotas; at
+the provider's price for batches, and towards no limit per minute. Its rows say only whose it is; contents stay with the provider.
+Source: https://console.groq.com/docs/batch (half price; own rate limits).
 """
 
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,25 +23,27 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from infra.database.tables import llm_provider_objects as objects
 from infra.telemetry import log
-from llm_gateway import pricing
-from llm_gateway.accounting import Ledger
-from llm_gateway.answered import answered
+from llm_gateway import accounting
 from llm_gateway.core import Core
-from llm_gateway.models import facts_of
-from llm_gateway.policy import nano
 from llm_gateway.prompt import ModelUnavailable
-from llm_gateway.providers.provider import Completed, ProviderFailure
-from llm_gateway.question import Grant, Hit, Line, Question, Usage, today
+from llm_gateway.providers.provider import ProviderFailure
+from llm_gateway.question import Grant, Line, Question, Usage, today
+from llm_gateway.server.batch_lines import AT_ONCE, most_of, usages_of
 from llm_gateway.server.errors import Refusal
 from llm_gateway.server.keys import VirtualKey
-from llm_gateway.server.upstream import Raw, Upstream, counted
+from llm_gateway.server.upstream import Raw, Upstream
 
 ANALYSIS = "batch"
-PRICE = pricing.BATCH_PRICE
 LOOK_SECONDS = 30.0
+SLACK_SECONDS = 3_600.0
+"""After its window, for a batch to be looked at: until then its place in the quotas is held."""
+_DAY_SECONDS = 86_400.0
+_LONGEST_DAYS = 7
+"""The provider's longest completion window: https://console.groq.com/docs/batch."""
 _GIVE_UP_DAYS = 8
+_ENTER_SECONDS = 10.0
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
-_TOGETHER = 500
+_IN_NO_WINDOW = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +56,16 @@ class Wanted:
     query: str
     body: bytes
     content_type: str
+    user: str = ""
+    """Bears the per-user quota of a batch."""
 
 
 class Batches:
     """One per server."""
 
-    def __init__(self, engine: AsyncEngine, core: Core, ledger: Ledger, upstream: Upstream) -> None:
+    def __init__(self, engine: AsyncEngine, core: Core, upstream: Upstream) -> None:
         self._engine = engine
         self._core = core
-        self._ledger = ledger
         self._upstream = upstream
         self._task: asyncio.Task[None] | None = None
 
@@ -85,7 +89,7 @@ class Batches:
                 if len(parts) > 1 and not await _is_of(connection, parts[1], kind, key.tenant):
                     raise Refusal(404, "not_found", f"there is no {kind} {parts[1][:80]!r}", param="id")
             if (wanted.method, wanted.path) == ("POST", "batches"):
-                await self._let_through(wanted.body, key)
+                return await self._made(wanted, key)
             raw = await self._passed(wanted)
             if raw.status == 200 and not wanted.path.endswith("/content"):
                 return await self._noted(wanted, parts, kind, raw, key)
@@ -123,17 +127,37 @@ class Batches:
             return replace(raw, body=orjson.dumps(said))
         if wanted.method == "POST" and len(parts) == 1:
             async with self._engine.begin() as connection:
-                await _own(connection, str(said["id"]), kind, key.tenant, key.id, int(said.get("bytes") or 0))
+                await _own(connection, str(said["id"]), "file", key.tenant, key.id, bytes=int(said.get("bytes") or 0))
         if kind == "batch":
             await self._account(str(said["id"]), said)
         return raw
 
     # before
 
-    async def _let_through(self, body: bytes, key: VirtualKey) -> None:
-        """Raises Refusal and GatewayError when this batch may not be asked for."""
+    async def _made(self, wanted: Wanted, key: VirtualKey) -> Raw:
+        """Have the provider make a batch, within the quotas. Raises Refusal, GatewayError."""
+        grant = await self._reserved(wanted, key)
+        made = False
         try:
-            asked = orjson.loads(body)
+            raw = await self._passed(wanted)
+            made = raw.status == 200
+        finally:
+            if not made:
+                self._core.release(grant, sent=False)
+        if not made:
+            return raw
+        said, room = orjson.loads(raw.body), grant.question
+        async with self._engine.begin() as connection:
+            await _own(
+                connection, str(said["id"]), "batch", key.tenant, key.id, user=room.user, requests=room.requests,
+                most_tokens=room.most_tokens, most_nano=room.most_nano, grant_id=grant.id, day=grant.day, month=grant.month,
+            )  # fmt: skip
+        return raw
+
+    async def _reserved(self, wanted: Wanted, key: VirtualKey) -> Grant:
+        """What quotas hold for it from now on. Raises Refusal, GatewayError."""
+        try:
+            asked = orjson.loads(wanted.body)
             source = str(asked["input_file_id"])
         except (ValueError, KeyError, TypeError):
             raise Refusal(400, "missing_input_file", "name the uploaded file", param="input_file_id") from None
@@ -143,28 +167,15 @@ class Batches:
         raw = await self._passed(Wanted("GET", f"files/{source}/content", "", b"", ""))
         if raw.status != 200:
             raise Refusal(404, "not_found", "the provider does not have that file", param="input_file_id")
-        tokens, cost, lines = 0, 0, 0
-        for line in raw.body.splitlines():
-            if not line.strip():
-                continue
-            try:
-                question = orjson.loads(line)["body"]
-                model = str(question["model"])
-            except (ValueError, KeyError, TypeError):
-                raise Refusal(400, "invalid_line", f"line {lines + 1} is no request with a body and a model") from None
-            if key.models and model not in key.models:
-                raise Refusal(403, "model_not_allowed", f"line {lines + 1}: this key may not ask {model[:80]}")
-            said = len(line) // 4
-            most = (
-                question.get("max_completion_tokens") or question.get("max_tokens") or facts_of(model).max_output_tokens
-            )
-            tokens += said + int(most)
-            cost += nano(pricing.most_usd(self._upstream.name, model, said, int(most)) * PRICE)
-            lines += 1
-        room = Question(key.tenant, "", ANALYSIS, self._line("batch"), 0, tokens, cost, lane="bulk", version=key.id)
-        held = await self._core.enter(room, asyncio.get_running_loop().time() + 10.0)
-        assert not isinstance(held, Hit)
-        self._core.release(held, sent=False)
+        most = await most_of(raw.body, self._upstream.name, key)
+        room = Question(
+            key.tenant, wanted.user, ANALYSIS, self._line, 0, most.tokens, most.nano, lane="bulk", version=key.id,
+            requests=max(1, most.requests),
+        )  # fmt: skip
+        deadline = asyncio.get_running_loop().time() + _ENTER_SECONDS
+        held = await self._core.enter(room, deadline, hold_seconds=_window(asked) + SLACK_SECONDS)
+        assert isinstance(held, Grant)
+        return held
 
     # after
 
@@ -182,10 +193,14 @@ class Batches:
                             )
                         )
                     )
-                for each in waiting:
-                    await self._account(each)
-            except (SQLAlchemyError, OSError, ModelUnavailable, ValueError) as error:
+            except (SQLAlchemyError, OSError) as error:
                 log("llm_gateway").warning("batches_not_looked_at", error=type(error).__name__)
+                continue
+            for each in waiting:
+                try:
+                    await self._account(each)
+                except (SQLAlchemyError, OSError, ModelUnavailable, ValueError) as error:
+                    log("llm_gateway").warning("batch_not_looked_at", batch=each, error=type(error).__name__)
 
     async def _account(self, id: str, said: dict[str, Any] | None = None) -> None:  # noqa: A002 -- the provider's name for it
         """Count one batch if it has ended and nobody has: the row is held meanwhile, so that one replica alone does. `said`: what
@@ -207,46 +222,63 @@ class Batches:
                 said, gone = (orjson.loads(raw.body) if raw.status == 200 else {}), raw.status == 404
             for name in ("output_file_id", "error_file_id"):
                 if said.get(name):
-                    await _own(connection, str(said[name]), "file", row.tenant, row.key_id, 0)
+                    await _own(connection, str(said[name]), "file", row.tenant, row.key_id)
             if said.get("status") not in _ENDED and not gone:
                 return
-            if said.get("output_file_id"):
-                results = await self._passed(Wanted("GET", f"files/{said['output_file_id']}/content", "", b"", ""))
-                if results.status != 200:
-                    return
-                await self._count(results.body, row.tenant, row.key_id)
+            took = await self._took(said)
+            if took is None:
+                return
+            grant = self._grant(row)
+            for start in range(0, len(took), AT_ONCE):
+                page = took[start : start + AT_ONCE]
+                await accounting.add(connection, [(grant.question, usage, grant.day) for usage in page])
             await connection.execute(objects.update().where(objects.c.id == id).values(accounted_at=sa.func.now()))
-
-    async def _count(self, results: bytes, tenant: str, key_id: str) -> None:
-        day, month = today()
-        answers = 0
-        for number, line in enumerate(results.splitlines()):
-            usage = self._usage(line)
-            if usage is None:
-                continue
-            answers += 1
-            question = Question(tenant, "", ANALYSIS, self._line(usage.model), 0, 0, lane="bulk", version=key_id)
-            # No reservation to give back, and in no window: quotas alone count it.
-            grant = Grant(question, f"batch:{uuid.uuid4().hex}", "", day, month, -1)
-            answered(self._core, self._ledger, question, grant, usage)
-            if number % _TOGETHER == _TOGETHER - 1:
+        self._settle(grant, took)
+        for number, usage in enumerate(took, 1):
+            accounting.show(self._upstream.name, usage)
+            if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
-        log("llm_gateway").info("batch_accounted", tenant=tenant, answers=answers)
+        log("llm_gateway").info("batch_accounted", tenant=row.tenant, answers=len(took))
 
-    def _usage(self, line: bytes) -> Usage | None:
-        try:
-            body = orjson.loads(line)["response"]["body"]
-            inputs, outputs, cached = counted(body.get("usage"))
-            model = str(body["model"])
-        except (ValueError, KeyError, TypeError, AttributeError):
+    async def _took(self, said: Mapping[str, Any]) -> list[Usage] | None:
+        """What each answer of a batch took; None: that cannot be read now."""
+        if not said.get("output_file_id"):
+            return []
+        results = await self._passed(Wanted("GET", f"files/{said['output_file_id']}/content", "", b"", ""))
+        if results.status != 200:
             return None
-        done = Completed("", model, inputs, outputs, cached)
-        provider = self._upstream.name
-        cost = pricing.cost_usd(provider, done) * PRICE
-        return Usage(model, inputs, outputs, cached, cost, pricing.saved_usd(provider, done) * PRICE)
+        return [usage async for usage in usages_of(results.body, self._upstream.name)]
 
-    def _line(self, model: str) -> Line:
-        return Line(self._upstream.name, model, self._upstream.key)
+    def _settle(self, grant: Grant, took: Sequence[Usage]) -> None:
+        """What quotas held becomes what it took. Never waits, never raises."""
+        if not took:
+            self._core.release(grant, sent=False)
+            return
+        inputs, outputs = sum(each.input_tokens for each in took), sum(each.output_tokens for each in took)
+        cost = sum(each.cost_usd for each in took)
+        self._core.settle(grant, Usage("", inputs, outputs, cost_usd=cost), answers=len(took))
+
+    def _grant(self, row: sa.Row[Any]) -> Grant:
+        question = Question(
+            row.tenant, row.user, ANALYSIS, self._line, 0, row.most_tokens, row.most_nano, lane="bulk", version=row.key_id,
+            requests=row.requests,
+        )  # fmt: skip
+        # A batch from before quotas held any is counted whole, today.
+        day, month = (row.day, row.month) if row.grant_id else today()
+        return Grant(question, row.grant_id, "", day, month, _IN_NO_WINDOW)
+
+    @property
+    def _line(self) -> Line:
+        return Line(self._upstream.name, "batch", self._upstream.key)
+
+
+def _window(asked: dict[str, Any]) -> float:
+    """Seconds that the provider may take for it; what it does not understand it refuses itself."""
+    found = re.fullmatch(r"(\d{1,3})([hd])", str(asked.get("completion_window")))
+    if found is None:
+        return _DAY_SECONDS
+    days = int(found[1]) / (24 if found[2] == "h" else 1)
+    return min(max(1, days), _LONGEST_DAYS) * _DAY_SECONDS
 
 
 async def _is_of(connection: AsyncConnection, id: str, kind: str, tenant: str) -> bool:  # noqa: A002 -- as above
@@ -254,6 +286,6 @@ async def _is_of(connection: AsyncConnection, id: str, kind: str, tenant: str) -
     return found == tenant
 
 
-async def _own(connection: AsyncConnection, id: str, kind: str, tenant: str, key_id: str, size: int) -> None:  # noqa: A002, PLR0917 -- a row
-    values: Mapping[str, Any] = {"id": id, "kind": kind, "tenant": tenant, "key_id": key_id, "bytes": size}
+async def _own(connection: AsyncConnection, id: str, kind: str, tenant: str, key_id: str, **more: str | int) -> None:  # noqa: A002 -- as above
+    values = {"id": id, "kind": kind, "tenant": tenant, "key_id": key_id, **more}
     await connection.execute(insert(objects).values(values).on_conflict_do_nothing())

@@ -20,7 +20,7 @@ from infra.settings import Settings
 from infra.telemetry import continue_trace, log
 from infra.unavailable import Unavailable
 from llm_gateway.prompt import GatewayError, Lane, ModelUnavailable
-from llm_gateway.server.asked import read
+from llm_gateway.server.asked import MOST_USER, read
 from llm_gateway.server.batches import Batches, Wanted
 from llm_gateway.server.call import Call
 from llm_gateway.server.chat import Chat
@@ -153,7 +153,7 @@ class Door:
         call = Call(
             asked,
             key.tenant,
-            asked.user or told.get(b"x-hookline-user", b"").decode(errors="replace")[:256],
+            asked.user or _user(told),
             key.id,
             _lane(told.get(b"x-hookline-priority"), key),
             await self._data_key(key.tenant) if record is None else await self._record_key(key.tenant, record),
@@ -237,7 +237,7 @@ class Door:
                 raise _no_scope("batch")
             wanted = Wanted(
                 method, inner, scope["query_string"].decode(), await body_of(receive, _MOST_FILE_BYTES),
-                told.get(b"content-type", b"").decode(errors="replace"),
+                told.get(b"content-type", b"").decode(errors="replace"), _user(told),
             )  # fmt: skip
             raw = await self._batches.answer(wanted, key)
             return raw.status, [(b"content-type", raw.content_type.encode() or b"application/json")], raw.body
@@ -251,6 +251,10 @@ class Door:
 def _bearer(told: dict[bytes, bytes]) -> bytes:
     said = told.get(b"authorization", b"")
     return said[7:] if said[:7].lower() == b"bearer " else b""
+
+
+def _user(told: dict[bytes, bytes]) -> str:
+    return told.get(b"x-hookline-user", b"").decode(errors="replace")[:MOST_USER]
 
 
 def _lane(said: bytes | None, key: VirtualKey) -> Lane:

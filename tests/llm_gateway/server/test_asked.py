@@ -45,9 +45,16 @@ def test_a_whole_answer_is_asked_for_byte_by_byte_and_a_stream_with_its_usage() 
         (b'{"model": "m", "messages": [1]}', "messages"),
         (body(n=0), "n"),
         (body(max_tokens="many"), "max_tokens"),
+        (body(max_tokens=2**62), "max_tokens"),
+        (body(n=2**62), "n"),
     ],
 )
 def test_what_cannot_be_asked_names_the_field(raw: bytes, param: str | None) -> None:
     with pytest.raises(Refusal) as refused:
         read(raw)
     assert (refused.value.status, refused.value.param) == (400, param)
+
+
+def test_a_users_name_is_one_that_the_accounts_can_keep() -> None:
+    """INVARIANT: if this fails, one request's `user` keeps the accounts of everybody from being written."""
+    assert read(body(user="a\0b" + "c" * 5_000)).user == "ab" + "c" * 253
