@@ -1,7 +1,7 @@
 """Health and metrics of a process over HTTP, on a port of their own.
 
-Law: live says that the event loop turns, and nothing else; ready asks every part that a role needs, each within a bound,
-and says what is wrong. No secret is in an answer: checks name parts and variables, never values of secrets.
+Law: live says that the event loop turns, and nothing else; ready asks every part that a role uses, each within a bound,
+and says what is wrong; what the role goes on without leaves it ready. No secret is in an answer: checks name parts and variables, never values of secrets.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
@@ -35,6 +36,28 @@ _Receive = Callable[[], Awaitable[dict[str, Any]]]
 _Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
+@dataclass(frozen=True, slots=True)
+class Dispensable:
+    """The check of a part that a role goes on without: what is wrong is told, and is no reason to be unready."""
+
+    check: Check
+
+    async def __call__(self) -> str | None:
+        """See `Check`."""
+        return await self.check()
+
+
+class Told(str):
+    """What is wrong with such a part."""
+
+    __slots__ = ()
+
+
+def is_ready(answers: Mapping[str, str | None]) -> bool:
+    """Whether nothing is wrong that a role cannot do without."""
+    return not any(said and not isinstance(said, Told) for said in answers.values())
+
+
 async def ask_all(readiness: Mapping[str, Check]) -> dict[str, str | None]:
     """Ask every part at once; what raises or takes too long is wrong."""
 
@@ -48,7 +71,10 @@ async def ask_all(readiness: Mapping[str, Check]) -> dict[str, str | None]:
             return type(error).__name__
 
     answers = await asyncio.gather(*(ask(check) for check in readiness.values()))
-    return dict(zip(readiness, answers, strict=True))
+    return {
+        name: Told(said) if said and isinstance(check, Dispensable) else said
+        for (name, check), said in zip(readiness.items(), answers, strict=True)
+    }
 
 
 async def ask_postgres(engine: AsyncEngine) -> str | None:
@@ -102,7 +128,7 @@ class _Ops:
             return 200, "application/json", b'{"live": true}'
         if path == "/health/ready":
             answers = await ask_all(self._readiness)
-            ready = not all(answers.values()) if self._any and answers else not any(answers.values())
+            ready = not all(answers.values()) if self._any and answers else is_ready(answers)
             text = json.dumps({"ready": ready, "parts": {part: answer or "ok" for part, answer in answers.items()}})
             return (200 if ready else 503), "application/json", text.encode()
         if path == "/metrics":

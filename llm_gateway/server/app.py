@@ -17,7 +17,7 @@ import uvicorn
 from infra.database.engine import build_engine
 from infra.http_server import BACKLOG, KEEP_ALIVE_SECONDS, Server, listen
 from infra.keyring import Keyring
-from infra.ops import Check, ask_all, ask_postgres, ask_redis
+from infra.ops import Check, Dispensable, ask_all, ask_postgres, ask_redis
 from infra.redis import build_redis
 from infra.settings import Settings, require, variable
 from infra.telemetry import log
@@ -124,10 +124,10 @@ class GatewayServer:
 
     def readiness(self) -> Mapping[str, Check]:
         """See RoleApp. Redis away is told, and makes it unready only where quotas are closed then."""
-        checks: dict[str, Check] = {"postgres": partial(ask_postgres, self.engine)}
-        if self.settings.quotas_without_redis == "closed":
-            checks["redis"] = partial(ask_redis, self._redis)
-        return checks
+        redis: Check = partial(ask_redis, self._redis)
+        if self.settings.quotas_without_redis == "open":
+            redis = Dispensable(redis)
+        return {"postgres": partial(ask_postgres, self.engine), "redis": redis}
 
     async def _ready(self) -> dict[str, str | None]:
         return await ask_all(self.readiness())

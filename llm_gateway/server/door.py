@@ -16,6 +16,7 @@ import orjson
 from opentelemetry import context as otel
 
 from infra.keyring import DataKey, Keyring
+from infra.ops import is_ready
 from infra.settings import Settings
 from infra.telemetry import continue_trace, log
 from infra.unavailable import Unavailable
@@ -216,10 +217,9 @@ class Door:
             return 200, [JSON], b'{"live": true}'
         if path == "/health/ready":
             parts = await self._ready()
-            body = orjson.dumps(
-                {"ready": not any(parts.values()), "parts": {name: said or "ok" for name, said in parts.items()}}
-            )
-            return 503 if any(parts.values()) else 200, [JSON], body
+            ready = is_ready(parts)
+            body = orjson.dumps({"ready": ready, "parts": {name: said or "ok" for name, said in parts.items()}})
+            return 200 if ready else 503, [JSON], body
         told = dict(scope["headers"])
         key = self._keys.known(_bearer(told), time.time()) or await self._unknown(told)
         method, inner = scope["method"], path.removeprefix("/openai").removeprefix("/v1/").rstrip("/")

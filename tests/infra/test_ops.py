@@ -58,6 +58,21 @@ async def test_ready_says_what_is_wrong_and_live_does_not_care(settings, monkeyp
         await server.stop()
 
 
+async def test_a_part_that_the_role_goes_on_without_is_told_and_leaves_it_ready(settings) -> None:
+    checks = {"kafka": fine, "redis": ops.Dispensable(wrong), "model": ops.Dispensable(broken)}
+    server = await ops.serve_ops(settings, checks)
+    try:
+        status, body = await get(server.port, "/health/ready")
+        assert (status, json.loads(body)) == (
+            200,
+            {"ready": True, "parts": {"kafka": "ok", "redis": "PostgreSQL does not answer", "model": "KeyError"}},
+        )
+        checks.update(postgres=wrong)
+        assert (await get(server.port, "/health/ready"))[0] == 503
+    finally:
+        await server.stop()
+
+
 async def test_metrics_are_served(settings) -> None:
     metrics.POISON.labels("ops-test").inc()
     server = await ops.serve_ops(settings, {})
