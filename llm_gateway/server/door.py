@@ -51,6 +51,10 @@ Ready = Callable[[], Awaitable[dict[str, str | None]]]
 _MOST_FILE_BYTES = 100 * 1024 * 1024
 """Groq's largest batch file."""
 _KEY_SECONDS = 1.0
+_MOST_DIGITS = 9
+"""Of a `max-age`: longer than thirty years no answer is kept anyway."""
+_MOST_RECORD = 500
+"""Bytes of a record's name."""
 _LEAST_SECONDS = 0.1
 
 
@@ -193,11 +197,13 @@ class Door:
 
     async def _record_key(self, tenant: str, record: bytes) -> DataKey:
         try:
-            ref = RecordRef.parse(f"{tenant}/{record.decode()}")
+            ref = RecordRef.parse(f"{tenant}/{record.decode()}") if len(record) <= _MOST_RECORD else None
         except ValueError:
+            ref = None
+        if ref is None:
             raise Refusal(
                 400, "invalid_record", "x-hookline-record names a record as ACCOUNT/OBJECT/ID, hubspot:1/contact/7"
-            ) from None
+            )
         return (await self._keyring.for_records([ref]))[ref]
 
     def _budget(self, told: dict[bytes, bytes]) -> float:
@@ -275,7 +281,7 @@ def _controlled(call: Call, control: bytes) -> None:
             call.refresh = True
         elif name == "no-store":
             call.keep = False
-        elif name == "max-age" and value.isdecimal():
+        elif name == "max-age" and value.isdecimal() and len(value) <= _MOST_DIGITS:
             call.ttl = int(value)
 
 

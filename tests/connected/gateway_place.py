@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import inspect
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -50,11 +52,15 @@ class Place:
         async with self.openai(key) as client:
             return await client.chat.completions.create(**ask())
 
+    def client(self, official: ModuleType, key: str | None = None, **more: Any) -> Any:
+        """One of the official clients, `openai` or `groq`."""
+        return self.openai(key, **more) if official is openai else self.groq(key, **more)
+
     def openai(self, key: str | None = None, **more: Any) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=key or self.key, **{"max_retries": 0, **more})
 
-    def groq(self) -> groq.AsyncGroq:
-        return groq.AsyncGroq(base_url=self.url, api_key=self.key, max_retries=0)
+    def groq(self, key: str | None = None, **more: Any) -> groq.AsyncGroq:
+        return groq.AsyncGroq(base_url=self.url, api_key=key or self.key, **{"max_retries": 0, **more})
 
     async def another(self) -> str:
         server = GatewayServer(self.settings)
@@ -118,3 +124,21 @@ async def opened(migrated: Settings, tenant: str, **changes: Any) -> AsyncIterat
 async def place(migrated: Settings, tenant: str) -> AsyncIterator[Place]:
     async with opened(migrated, tenant) as found:
         yield found
+
+
+@pytest.fixture(params=[openai, groq], ids=["openai", "groq"])
+def official(request: pytest.FixtureRequest) -> ModuleType:
+    """Each of the official clients."""
+    found: ModuleType = request.param
+    return found
+
+
+def told(error: Any) -> dict[str, Any]:
+    """The error object of a client's error: `openai` takes it out of the body, `groq` does not."""
+    found: dict[str, Any] = error.body.get("error", error.body)
+    return found
+
+
+async def had(value: Any) -> Any:
+    """What `openai` returns read, `groq` lets one wait for."""
+    return await value if inspect.isawaitable(value) else value
