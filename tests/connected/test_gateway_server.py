@@ -6,21 +6,23 @@ import asyncio
 import io
 import json
 from datetime import UTC, datetime, timedelta
+from types import ModuleType
 from typing import Any
 
 import aiohttp
 import openai
 import pytest
 import structlog
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from infra import metrics
 from infra.accounts import Registry
 from infra.local.groq_stand_in import Step
+from infra.settings import Settings
 from llm_gateway.policy import Exceptions
 from llm_gateway.server.exchange import EventStream
 from llm_gateway.server.meter import Meter
-from tests.connected.gateway_place import MODEL, NOTE, Place, ask
+from tests.connected.gateway_place import MODEL, NOTE, Place, ask, had, opened, told
 
 pytestmark = pytest.mark.connected
 
@@ -46,27 +48,30 @@ async def test_groqs_client_finds_it_under_its_own_path(place: Place) -> None:
     assert [each.id for each in models.data] == ["stand-in"]
 
 
-async def test_a_stream_comes_chunk_by_chunk_and_what_it_took_is_accounted_unasked(place: Place) -> None:
-    async with place.openai() as client:
+async def test_a_stream_comes_chunk_by_chunk_and_what_it_took_is_accounted_unasked(
+    place: Place, official: ModuleType
+) -> None:
+    async with place.client(official) as client:
         chunks = [chunk async for chunk in await client.chat.completions.create(**ask(), stream=True)]
         again = [chunk async for chunk in await client.chat.completions.create(**ask(), stream=True)]
         whole = await client.chat.completions.with_raw_response.create(**ask())
-        told = [
+        last = [
             chunk
             async for chunk in await client.chat.completions.create(
-                **ask(), stream=True, stream_options={"include_usage": True}
+                **ask(), stream=True, extra_body={"stream_options": {"include_usage": True}}
             )
-        ]
+        ][-1]
 
     def text(found: list[Any]) -> str:
         return "".join(choice.delta.content or "" for chunk in found for choice in chunk.choices)
 
-    assert text(chunks) == text(again) == whole.parse().choices[0].message.content == "echo 1"
+    assert text(chunks) == text(again) == (await had(whole.parse())).choices[0].message.content == "echo 1"
     assert all(chunk.choices for chunk in chunks)
+    assert len(chunks) > 2
     assert whole.headers["x-hookline-cache"] == "hit"
     assert place.stand_in.saw.requests == 1
     [row] = await place.rows()
-    assert row.output_tokens == place.stand_in.saw.completion_tokens == told[-1].usage.completion_tokens
+    assert row.output_tokens == place.stand_in.saw.completion_tokens == last.usage.completion_tokens
 
 
 async def test_a_stream_ends_for_the_client_before_it_is_counted_and_kept(
@@ -128,12 +133,12 @@ async def test_a_refresh_asks_anew_and_no_store_keeps_nothing(place: Place) -> N
     assert place.stand_in.saw.requests == 4
 
 
-async def test_a_tool_call_passes_through(place: Place) -> None:
+async def test_a_tool_call_passes_through(place: Place, official: ModuleType) -> None:
     tool = {
         "type": "function",
         "function": {"name": "look_up", "parameters": {"type": "object", "properties": {"id": {"type": "string"}}}},
     }
-    async with place.openai() as client:
+    async with place.client(official) as client:
         answer = await client.chat.completions.create(**ask(), tools=[tool], tool_choice="required")
         pieces = [
             choice.delta.tool_calls[0]
@@ -163,44 +168,51 @@ async def test_a_json_schema_passes_to_a_model_that_knows_it_and_is_put_in_words
         other = await client.chat.completions.parse(
             **{**ask(), "model": "llama-3.3-70b-versatile"}, response_format=Verdict
         )
+    schema = {"name": "Verdict", "strict": True, "schema": Verdict.model_json_schema()}
+    async with place.groq() as client:
+        groqs = await client.chat.completions.create(
+            **ask(1), response_format={"type": "json_schema", "json_schema": schema}
+        )
     assert strict.choices[0].message.parsed == other.choices[0].message.parsed == Verdict(grade="A")
+    assert Verdict.model_validate_json(groqs.choices[0].message.content or "") == Verdict(grade="A")
+    assert place.stand_in.asked[2]["response_format"]["json_schema"] == schema
     assert place.stand_in.asked[0]["response_format"]["type"] == "json_schema"
     assert place.stand_in.asked[1]["response_format"] == {"type": "json_object"}
     assert '"grade"' in place.stand_in.asked[1]["messages"][0]["content"]
 
 
-async def test_errors_are_openais_and_say_what_to_do(place: Place) -> None:
-    async with place.openai() as client:
-        with pytest.raises(openai.AuthenticationError, match="hookline gateway keys create"):
-            await place.once("hgk_AAAAAAAAAAAA_" + "x" * 43)
-        with pytest.raises(openai.BadRequestError) as long:
+async def test_errors_are_openais_and_say_what_to_do(place: Place, official: ModuleType) -> None:
+    async with place.client(official) as client, place.client(official, "hgk_AAAAAAAAAAAA_" + "x" * 43) as nobody:
+        with pytest.raises(official.AuthenticationError, match="hookline gateway keys create"):
+            await nobody.chat.completions.create(**ask())
+        with pytest.raises(official.BadRequestError) as long:
             await client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "word " * 150_000}])
         place.stand_in.script.append(Step(status=400, code="some_code"))
-        with pytest.raises(openai.BadRequestError) as refused:
+        with pytest.raises(official.BadRequestError) as refused:
             await client.chat.completions.create(**ask())
         place.stand_in.script.extend(Step(status=500) for _ in range(4))
-        with pytest.raises(openai.APIStatusError) as broken:
+        with pytest.raises(official.APIStatusError) as broken:
             # A model of this test's own: circuits are shared by all who ask the same.
             await client.chat.completions.create(**{**ask(), "model": f"m-{place.tenant}"})
-        with pytest.raises(openai.BadRequestError, match="messages"):
+        with pytest.raises(official.BadRequestError, match="messages"):
             await client.chat.completions.create(model=MODEL, messages=[])
-    assert long.value.code == "context_length_exceeded"
-    assert "187" in long.value.message
-    assert refused.value.code == "some_code"
-    assert (broken.value.status_code, broken.value.body["code"]) == (502, "provider_error")  # type: ignore[index]
+    assert told(long.value)["code"] == "context_length_exceeded"
+    assert "187" in told(long.value)["message"]
+    assert told(refused.value)["code"] == "some_code"
+    assert (broken.value.status_code, told(broken.value)["code"]) == (502, "provider_error")
     assert NOTE not in broken.value.message
 
 
-async def test_a_timeout_is_told_in_time(place: Place) -> None:
+async def test_a_timeout_is_told_in_time(place: Place, official: ModuleType) -> None:
     place.stand_in.script.extend(Step(hang=30.0) for _ in range(4))
     began = asyncio.get_running_loop().time()
-    async with place.openai() as client:
-        with pytest.raises(openai.InternalServerError) as late:
+    async with place.client(official) as client:
+        with pytest.raises(official.InternalServerError) as late:
             await client.chat.completions.create(
                 **{**ask(), "model": f"m-{place.tenant}"}, extra_headers={"X-Hookline-Timeout": "0.5"}
             )
     assert late.value.status_code == 504
-    assert late.value.code == "model_timeout"
+    assert told(late.value)["code"] == "model_timeout"
     assert asyncio.get_running_loop().time() - began < 10
 
 
@@ -243,20 +255,20 @@ async def test_keys_hold_what_they_allow_and_end_when_they_should(place: Place) 
                 await asyncio.sleep(0.05)
 
 
-async def test_a_batch_passes_through_and_its_results_are_accounted_once(place: Place) -> None:
+async def test_a_batch_passes_through_and_its_results_are_accounted_once(place: Place, official: ModuleType) -> None:
     lines = [
         {"custom_id": str(number), "method": "POST", "url": "/v1/chat/completions", "body": ask(number)}
         for number in range(3)
     ]
     content = "\n".join(map(json.dumps, lines)).encode()
-    async with place.openai() as client:
-        file = await client.files.create(file=("b.jsonl", io.BytesIO(content)), purpose="batch")
+    async with place.client(official) as client:
+        file = await client.files.create(file=("b.jsonl", content), purpose="batch")
         batch = await client.batches.create(
             input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
         )
         done = await client.batches.retrieve(batch.id)
         assert done.output_file_id is not None
-        results = (await client.files.content(done.output_file_id)).text
+        results = await had((await client.files.content(done.output_file_id)).read())
         listed = await client.batches.list()
     assert [json.loads(line)["custom_id"] for line in results.splitlines()] == ["0", "1", "2"]
     assert [each.id for each in listed.data] == [batch.id]
@@ -286,6 +298,21 @@ async def test_health_needs_no_key_and_everything_else_does(place: Place) -> Non
     assert found == {"/health/live": 200, "/health/ready": 200, "/v1/models": 401, "/v1/nothing": 401, "/": 401}
 
 
+@pytest.mark.parametrize(("mode", "status"), [("open", 200), ("closed", 503)])
+async def test_readiness_names_redis_and_depends_on_it_only_where_quotas_are_closed_without(
+    migrated: Settings, tenant: str, mode: str, status: int
+) -> None:
+    nowhere = SecretStr("redis://127.0.0.1:9/0")
+    async with (
+        opened(migrated, tenant, quotas_without_redis=mode, redis_url=nowhere) as place,
+        aiohttp.ClientSession() as session,
+        session.get(f"{place.url}/health/ready") as answer,
+    ):
+        said = await answer.json()
+    assert (answer.status, said["ready"], said["parts"]["postgres"]) == (status, status == 200, "ok")
+    assert "Redis does not answer" in said["parts"]["redis"]
+
+
 async def test_a_quota_that_is_nearly_spent_is_told_in_header_metric_and_log(place: Place) -> None:
     def counted() -> float:
         return metrics.REGISTRY.get_sample_value("hookline_model_quota_warnings_total", {"quota": "day:requests"}) or 0
@@ -293,18 +320,18 @@ async def test_a_quota_that_is_nearly_spent_is_told_in_header_metric_and_log(pla
     policies = place.server._policies
     policies._tenants[place.tenant] = policies.merged(Exceptions.model_validate({"day": {"requests": 5}}))
     policies.version += 1
-    before, told = counted(), []
+    before, warned = counted(), []
     with structlog.testing.capture_logs() as logged:
         async with place.openai() as client:
             for number in range(4):
                 raw = await client.chat.completions.with_raw_response.create(**ask(number))
-                told.append(raw.headers.get("x-hookline-quota-warning"))
+                warned.append(raw.headers.get("x-hookline-quota-warning"))
             stream = await client.chat.completions.with_raw_response.create(**ask(4), stream=True)
-            told.append(stream.headers.get("x-hookline-quota-warning"))
+            warned.append(stream.headers.get("x-hookline-quota-warning"))
             _ = [chunk async for chunk in stream.parse()]
     said = [line for line in logged if line["event"] == "quota_nearly_spent"]
     assert [(line["tenant"], line["quota"]) for line in said] == [(place.tenant, "day:requests")], "once a day"
-    assert told == [None, None, None, "day:requests", "day:requests"]
+    assert warned == [None, None, None, "day:requests", "day:requests"]
     assert counted() - before == 2
 
 
