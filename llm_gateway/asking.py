@@ -12,6 +12,7 @@ from typing import Any
 from llm_gateway.models import ModelFacts
 from llm_gateway.prompt import ModelUnavailable, Prompt, T
 from llm_gateway.providers.provider import Completion, Message
+from llm_gateway.question import SHORT_WAIT_SECONDS
 from llm_gateway.routing import Route, Tier
 from llm_gateway.shape import shape_of
 from schemas.insight import Usage
@@ -66,9 +67,23 @@ def part_of(deadline: float) -> float:
     return now + _SHARE * max(0.0, deadline - now)
 
 
-def able(tier: Tier, allows: Callable[[str, str], bool]) -> Sequence[Route]:
-    """Those to ask, in order: one whose circuit is open is passed over, unless all are: then the first says until when."""
-    return [route for route in tier if allows(route.provider.name, route.model)] or [tier[0]]
+def able(
+    tier: Tier, allows: Callable[[str, str], bool], quiet: Callable[[str, str], float] | None = None
+) -> Sequence[Route]:
+    """Those to ask, in order: one whose circuit is open is passed over, unless all are: then the first says until when. One whose
+    provider wants `quiet` (seconds) comes after all that may be asked now, and the one that wants it longest before the others:
+    the last is waited for.
+    """
+    if len(tier) == 1:
+        return tier
+    found = [route for route in tier if allows(route.provider.name, route.model)] or [tier[0]]
+    if quiet is None:
+        return found
+    wants = {route: quiet(route.provider.name, route.model) for route in found}
+    late = [route for route in found if wants[route] > SHORT_WAIT_SECONDS]
+    if not late:
+        return found
+    return [*(route for route in found if route not in late), *sorted(late, key=lambda route: -wants[route])]
 
 
 def is_ours(error: Exception) -> bool:

@@ -1,14 +1,15 @@
 """Asks a model until it answers, until the error forbids another attempt, or until the caller's time is over.
 
 Law: waits are jittered and never reach past the deadline: a caller whose time would be spent waiting is told at once
-how long the wait is. Every attempt after the first takes a turn of its own: limits count attempts. A provider that names a
-time (`retry-after`, `x-ratelimit-*`) is left alone until then, by everybody in this process and, told through the core, by
-everybody.
+how long the wait is, and so is one who has another model to ask. Every attempt after the first takes a turn of its own: limits
+count attempts. A provider that names a time (`retry-after`, `x-ratelimit-*`) is left alone until then, by everybody in this
+process and, told through the core, by everybody.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from llm_gateway.genai import OTHER, Operation
 from llm_gateway.models import is_known
 from llm_gateway.prompt import InputRefused, ModelUnavailable
 from llm_gateway.providers.provider import Completed, Completion, Headroom, Provider, ProviderFailure, QuestionRefused
+from llm_gateway.question import SHORT_WAIT_SECONDS
 
 MOST_ATTEMPTS = 4
 FIRST_DELAY = 0.25
@@ -75,6 +77,11 @@ class Attempts:
         """The breaker of one model."""
         return self._breakers.of(f"{provider}:{model}")
 
+    def quiet(self, provider: str, model: str) -> float:
+        """Seconds for which the provider wants no questions to this model, as far as this process was told."""
+        line = self._lines.get((provider, model))
+        return 0.0 if line is None else max(0.0, line.quiet_until - self._clock())
+
     async def complete(  # noqa: C901 -- one branch a way that an attempt can end
         self,
         provider: Provider,
@@ -84,14 +91,17 @@ class Attempts:
         *,
         turn: Turn | None = None,
         told: Told | None = None,
+        another: bool = False,
     ) -> tuple[Completed, int]:
         """The model's answer to `make(seconds for the attempt)`, and how many attempts it took. Raises ModelUnavailable,
-        InputRefused, and what `turn` raises, which is awaited before every attempt but the first.
+        InputRefused, and what `turn` raises, which is awaited before every attempt but the first. `another`: another model can be
+        asked, so that a wait of more than SHORT_WAIT_SECONDS is not begun.
         """
         line = self._line(provider.name, model)
+        patience = SHORT_WAIT_SECONDS if another else math.inf
         delay = FIRST_DELAY
         for attempt in range(1, MOST_ATTEMPTS + 1):
-            left = await self._turn(line, provider.name, model, deadline)
+            left = await self._turn(line, provider.name, model, deadline, patience)
             if attempt > 1 and turn is not None:
                 try:
                     await turn()
@@ -107,7 +117,8 @@ class Attempts:
                     told(None, failure.retry_after or 0.0)
                 pause = failure.retry_after if failure.retry_after is not None else self._rng.uniform(delay / 2, delay)
                 delay = min(delay * 2, LONGEST_DELAY)
-                if not failure.retry or attempt == MOST_ATTEMPTS or self._clock() + pause + _LEAST_SECONDS >= deadline:
+                fits = pause <= patience and self._clock() + pause + _LEAST_SECONDS < deadline
+                if not failure.retry or attempt == MOST_ATTEMPTS or not fits:
                     raise ModelUnavailable(failure.cause, failure.detail, failure.retry_after) from failure
                 if failure.retry_after is None:
                     await self._sleep(pause)
@@ -119,10 +130,10 @@ class Attempts:
                 return completed, attempt
         raise AssertionError("the last attempt returns or raises")
 
-    async def _turn(self, line: _Line, provider: str, model: str, deadline: float) -> float:
+    async def _turn(self, line: _Line, provider: str, model: str, deadline: float, patience: float) -> float:
         """Wait until a question may go out; seconds that are left then."""
         while (quiet := line.quiet_until - self._clock()) > 0:
-            if self._clock() + quiet + _LEAST_SECONDS >= deadline:
+            if quiet > patience or self._clock() + quiet + _LEAST_SECONDS >= deadline:
                 raise ModelUnavailable(
                     "RATE_LIMITED", f"{provider} asks for {quiet:.1f} s without questions to {model}", quiet
                 )

@@ -27,7 +27,7 @@ from llm_gateway.following import DEAD_AFTER_MS, Following, told_of
 from llm_gateway.policy import Policies, nano
 from llm_gateway.prompt import ModelUnavailable, RateLimited
 from llm_gateway.providers.provider import Headroom
-from llm_gateway.question import Grant, Hit, Line, Question, Usage, today
+from llm_gateway.question import SHORT_WAIT_SECONDS, Grant, Hit, Line, Question, Usage, today
 from llm_gateway.refusals import moment, redis_away, refusal
 from llm_gateway.settling import Amount, Counted, Settling
 from llm_gateway.soft_limits import SoftLimits
@@ -113,8 +113,8 @@ class Core:
 
     async def enter(self, question: Question, deadline: float, *, hold_seconds: float = 0.0) -> Hit | Grant:
         """The answer, or the right to ask now; waits for the answer of another replica that is asking the same, or for its
-        turn, for at most WAITING_SHARE of the time until `deadline` (a moment of the loop's clock). What it reserves lives
-        `hold_seconds` longer: for a question whose answer comes later, by another process perhaps.
+        turn, for at most WAITING_SHARE of the time until `deadline` (a moment of the loop's clock), and less where the question
+        says that another model can be asked. What it reserves lives `hold_seconds` longer: for a question whose answer comes later, by another process perhaps.
 
         Raises QuotaSpent, RateLimited (no turn in time; told at once where that is known), ModelUnavailable; and what another
         replica's question ended with, if that was not its own affair. May be called again after any error.
@@ -142,7 +142,7 @@ class Core:
         try:
             held = await self._admitted(again, deadline, left, quotas=False)
         except RedisAway as away:
-            await self._alone.turn(again, left * WAITING_SHARE, away)
+            await self._alone.turn(again, _patience(again, left), away)
             return
         if isinstance(held, Grant):
             grant.slot = held.slot
@@ -180,7 +180,7 @@ class Core:
         """
         grant.over = True
         taken = usage.input_tokens + usage.output_tokens
-        told = b"A" + sealed if sealed else told_of(error)
+        told = b"A" + sealed if sealed else told_of(error, another=grant.question.another)
         counted = taken - usage.cached_input_tokens
         packed = self._trips.settle(
             grant, b"answered", taken, nano(usage.cost_usd), counted, sealed, told, answers=answers
@@ -199,7 +199,8 @@ class Core:
             return
         grant.over = True
         ended, tokens = (b"failed", grant.question.tokens) if sent else (b"unsent", 0)
-        self._settling.send(grant, self._trips.settle(grant, ended, 0, 0, tokens, b"", told_of(error)), None)
+        told = told_of(error, another=grant.question.another)
+        self._settling.send(grant, self._trips.settle(grant, ended, 0, 0, tokens, b"", told), None)
 
     async def drained(self) -> None:
         """Return when Redis has heard of everything that was settled and released before. Raises RedisAway."""
@@ -222,7 +223,7 @@ class Core:
         self._number += 1
         id_ = f"{self.replica}:{self._number}"
         name = question.digest.hex() if question.digest is not None else ""
-        patience = left * WAITING_SHARE
+        patience = _patience(question, left)
         packed = self._trips.admit(question, id_, name, patience, left + hold_seconds, quotas=quotas)
         self._turns.expect(id_)
         follow = self._following.follow(name) if name else None
@@ -309,8 +310,13 @@ class Core:
         if self._closed_quotas:
             raise redis_away(away) from away
         self._alone.quota(question, away)
-        await self._alone.turn(question, left * WAITING_SHARE, away)
+        await self._alone.turn(question, _patience(question, left), away)
         self._number += 1
         # The day is known by this process' clock alone; Redis counts it whole when it is settled.
         day, month = today()
         return Grant(question, f"{self.replica}:{self._number}", "", day, month, _WITHOUT_REDIS)
+
+
+def _patience(question: Question, left: float) -> float:
+    patience = left * WAITING_SHARE
+    return min(patience, SHORT_WAIT_SECONDS) if question.another else patience

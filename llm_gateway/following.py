@@ -106,9 +106,13 @@ class Following:
             follow.future.set_result(told)
 
 
-def told_of(error: BaseException | None) -> bytes:
-    """What others who wait for the same answer are told of an error: itself, or nothing if it was the asker's own affair."""
+def told_of(error: BaseException | None, *, another: bool = False) -> bytes:
+    """What others who wait for the same answer are told of an error: itself, or nothing if it was the asker's own affair.
+    `another`: the asker had another model to ask, and did not wait as long as they might.
+    """
     match error:
+        case ModelUnavailable() if error.cause == "RATE_LIMITED" and another:
+            return b"N"
         case ModelUnavailable() if error.cause not in {"TIMEOUT", "STOPPING", "REDIS_AWAY"}:
             said = ["ModelUnavailable", error.cause, str(error).partition(": ")[2], error.retry_after]
         case OutputInvalid():

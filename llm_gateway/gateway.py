@@ -73,12 +73,14 @@ class Gateway:
         self.policies = Policies(settings, engine)
         self.core = Core(settings, redis, self.policies, self._ledger.counted)
         self._ledger.confirm_with(self.core.catch_up)
-        attempts = Attempts(
+        self._attempts = Attempts(
             lambda: asyncio.get_running_loop().time(),
             breakers=self.core.breakers,
             content=settings.gateway_content_in_spans,
         )
-        self._doors = {route: Metered(route, self.core, self._ledger, attempts) for route in self._routing.everywhere}
+        self._doors = {
+            route: Metered(route, self.core, self._ledger, self._attempts) for route in self._routing.everywhere
+        }
         self._packer = Packer(
             seconds=settings.pack_seconds, most_items=settings.pack_items, most_tokens=settings.pack_tokens
         )
@@ -191,7 +193,10 @@ class Gateway:
         for tier in tiers[:-1]:
             assert judge is not None
             try:
-                answer = await self._tier(tier, prompt, caller, part_of(deadline), refresh=refresh)
+                # Nobody waits for bulk work, and the next tier costs more: it waits for its turn.
+                answer = await self._tier(
+                    tier, prompt, caller, part_of(deadline), refresh=refresh, another=caller.lane != "bulk"
+                )
             except (OutputInvalid, InputRefused, ModelUnavailable, RateLimited) as error:
                 if is_ours(error):
                     raise
@@ -205,40 +210,46 @@ class Gateway:
                 metrics.MODEL_CASCADES.labels(prompt.name, "accepted").inc()
                 return replace(answer, usage=spent.model_copy(update={"cached": answer.cached}))
             metrics.MODEL_CASCADES.labels(prompt.name, "passed_on").inc()
-        answer = await self._tier(tiers[-1], prompt, caller, deadline, refresh=refresh)
+        answer = await self._tier(tiers[-1], prompt, caller, deadline, refresh=refresh, another=False)
         if len(tiers) == 1 and answer.usage.cached == answer.cached:
             return answer
         free = answer.cached and not (spent.input_tokens or spent.output_tokens)
         return replace(answer, usage=added(spent, answer.usage).model_copy(update={"cached": free}), cached=free)
 
     async def _tier(
-        self, tier: routing.Tier, prompt: Prompt[T], caller: Caller, deadline: float, *, refresh: bool
+        self, tier: routing.Tier, prompt: Prompt[T], caller: Caller, deadline: float, *, refresh: bool, another: bool
     ) -> Answer[T]:
-        """The answer of the first of its models that can answer. Raises the last one's error."""
-        models = able(tier, self.core.breakers.allows)
+        """The answer of the first of its models that can answer. Raises the last one's error. `another`: a tier comes after it."""
+        # A provider's batch has limits of its own, and is found again by its model.
+        quiet = self._attempts.quiet if caller.can_wait == "no" else None
+        models = able(tier, self.core.breakers.allows, quiet)
         for route in models[:-1]:
             try:
-                return await self._one(self._doors[route], prompt, caller, part_of(deadline), refresh=refresh)
+                return await self._one(
+                    self._doors[route], prompt, caller, part_of(deadline), refresh=refresh, another=True
+                )
             except (ModelUnavailable, InputRefused, RateLimited) as error:
                 if is_ours(error):
                     raise
                 metrics.MODEL_FALLBACKS.labels(route.provider.name, route.model, cause_of(error)).inc()
                 _log.warning("model_passed_over", provider=route.provider.name, model=route.model, why=str(error))
-        return await self._one(self._doors[models[-1]], prompt, caller, deadline, refresh=refresh)
+        return await self._one(self._doors[models[-1]], prompt, caller, deadline, refresh=refresh, another=another)
 
     async def _one(
-        self, door: Metered, prompt: Prompt[T], caller: Caller, deadline: float, *, refresh: bool
+        self, door: Metered, prompt: Prompt[T], caller: Caller, deadline: float, *, refresh: bool, another: bool
     ) -> Answer[T]:
         """One model's answer, from the cache or asked."""
         began = asyncio.get_running_loop().time()
         shape = shape_of(prompt.answer)
         model = door.route.model
         digest = cache.question(prompt, caller, provider=door.provider, model=model, shape=shape)
+        # Who can ask another model does not wait as long as who cannot.
+        flight = digest + (b"r" if refresh else b"") + (b"a" if another else b"")
         try:
             async with asyncio.timeout_at(deadline):
                 answer, joined = await self._flights.join(
-                    digest + b"r" if refresh else digest,
-                    lambda: self._answer(door, prompt, caller, digest, deadline, refresh=refresh),
+                    flight,
+                    lambda: self._answer(door, prompt, caller, digest, deadline, refresh=refresh, another=another),
                 )
         except TimeoutError:
             raise ModelUnavailable(
@@ -257,7 +268,15 @@ class Gateway:
         return replace(found, value=found.value.model_copy(deep=True), usage=Usage(cached=True), cached=True)
 
     async def _answer(
-        self, door: Metered, prompt: Prompt[T], caller: Caller, digest: bytes, deadline: float, *, refresh: bool
+        self,
+        door: Metered,
+        prompt: Prompt[T],
+        caller: Caller,
+        digest: bytes,
+        deadline: float,
+        *,
+        refresh: bool,
+        another: bool,
     ) -> Answer[T]:
         if not refresh and self._waiting.concerns(door, caller):
             brought = await self._brought(door, prompt, caller, digest, deadline)
@@ -265,7 +284,7 @@ class Gateway:
                 return brought
         turns = door.turns(prompt)
         ttl = self._ttl if prompt.cache_ttl_seconds is None else prompt.cache_ttl_seconds
-        question = door.question(prompt, caller, turns, digest=digest, ttl=ttl, refresh=refresh)
+        question = door.question(prompt, caller, turns, digest=digest, ttl=ttl, refresh=refresh, another=another)
         held = await door.enter(question, deadline)
         if isinstance(held, Hit):
             kept = self._kept(prompt, question, held)
@@ -321,8 +340,9 @@ class Gateway:
         # The question again with what was wrong, and not the answer that was wrong: it may be long, and is of no use.
         turns = (*door.turns(prompt), Message("user", first.advice))
         question = door.question(
-            prompt, caller, turns, digest=first_question.digest, ttl=first_question.ttl, refresh=True
-        )
+            prompt, caller, turns, digest=first_question.digest, ttl=first_question.ttl, refresh=True,
+            another=first_question.another,
+        )  # fmt: skip
         held = await door.enter(question, deadline)
         if isinstance(held, Hit):
             kept = self._kept(prompt, question, held)

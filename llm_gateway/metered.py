@@ -87,6 +87,7 @@ class Metered:
         digest: bytes | None,
         ttl: int,
         refresh: bool = False,
+        another: bool = False,
     ) -> Question:
         """What the core must know. Raises InputRefused when question and answer cannot fit into the model."""
         said = sum(estimated_tokens(turn.content) for turn in turns)
@@ -112,6 +113,7 @@ class Metered:
             key=caller.key,
             ttl=ttl,
             refresh=refresh,
+            another=another,
         )
 
     async def enter(self, question: Question, deadline: float) -> Hit | Grant:
@@ -142,6 +144,7 @@ class Metered:
             deadline,
             turn=lambda: self._core.again(grant, deadline),
             told=self._told,
+            another=grant.question.another,
         )
         return Asked(completed, pricing.usage_of(self._line.provider, completed, attempts, clock() - began))
 

@@ -72,8 +72,8 @@ LEAST_SECONDS = 3.0
 _ENVELOPE_TOKENS = 20
 """What an id and its braces take, in question and answer."""
 _LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
-_Shelved = tuple[Metered, str, Lane, float]
-"""What the questions of one call have in common: model, tenant, lane, temperature."""
+_Shelved = tuple[Metered, str, Lane, float, bool]
+"""What the questions of one call have in common: model, tenant, lane, temperature, whether another model can be asked."""
 _Kind = tuple[str, str, str, type[BaseModel]]
 """Prompt, its version, its instructions, its answer."""
 
@@ -166,7 +166,7 @@ class Packer:
 
     def _shelve(self, metered: Metered, item: _Item) -> None:
         prompt, asks = item.prompt, item.grant.question
-        place = (metered, asks.tenant, asks.lane, prompt.temperature)
+        place = (metered, asks.tenant, asks.lane, prompt.temperature, asks.another)
         shelf = self._shelves.get(place)
         if shelf is not None and (shelf.tokens + item.tokens > self._most_tokens or not _goes_with(item, shelf.items)):
             self._depart(place)

@@ -15,6 +15,8 @@ from infra.keyring import DataKey
 from llm_gateway.prompt import Lane
 
 _EPOCH = date(1970, 1, 1)
+SHORT_WAIT_SECONDS = 1.0
+"""The longest wait, for a turn or for a provider that wants quiet, of a question that another model could answer."""
 NANO = 1_000_000_000
 """Dollars are counted in billionths, in whole numbers: a token costs some hundred of them."""
 
@@ -63,6 +65,8 @@ class Question:
     """Do not take the answer from the cache; keep the new one."""
     requests: int = 1
     """That it counts in the quotas: a batch is many."""
+    another: bool = False
+    """Another model can be asked: no wait is longer than SHORT_WAIT_SECONDS."""
 
 
 @dataclass(slots=True)

@@ -40,6 +40,8 @@ class Call:
     """Where a stream goes."""
     end: End | None = None
     """Told when the provider's stream is over, before anything else is done about it."""
+    another: bool = False
+    """Another model can be asked."""
     gone: Callable[[], Awaitable[object]] | None = None
     """Returns when the client hangs up."""
 

@@ -59,6 +59,10 @@ class Chat:
         self._flights: dict[bytes, Flight] = {}
         self._alone: set[Flight] = set()
 
+    def quiet(self, provider: str, model: str) -> float:
+        """See `Attempts.quiet`."""
+        return self._attempts.quiet(provider, model)
+
     async def close(self) -> None:
         """Drop what is under way, and settle it."""
         for flight in (*self._flights.values(), *self._alone):
@@ -81,6 +85,9 @@ class Chat:
             if question.digest is None:
                 return await self._lead(meter, question, call, None)
             name = question.digest + b"r" if call.refresh else question.digest
+            if call.another:
+                # Who can ask another model does not wait as long as who cannot.
+                name += b"a"
             while True:
                 flight = self._flights.get(name)
                 if flight is None:
@@ -191,6 +198,7 @@ class Chat:
             call.deadline,
             turn=lambda: self._core.again(grant, call.deadline),
             told=lambda headroom, quiet: meter.told(grant.question.line, headroom, quiet),
+            another=grant.question.another,
         )  # fmt: skip
         assert isinstance(completed, Passed)
         return Sent(completed, attempts, began, handed[0] if handed else None)

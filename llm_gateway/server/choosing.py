@@ -62,7 +62,17 @@ class Choosing:
         for tier in tiers[:-1]:
             try:
                 found = await self._tier(
-                    tier, replace(call, deadline=part_of(call.deadline), begin=None, sink=None, end=None), whole=True
+                    tier,
+                    # Nobody waits for bulk work, and the next tier costs more: it waits for its turn.
+                    replace(
+                        call,
+                        deadline=part_of(call.deadline),
+                        begin=None,
+                        sink=None,
+                        end=None,
+                        another=call.lane != "bulk",
+                    ),
+                    whole=True,
                 )
                 judged(found.body, checker, wants_json=asked.wants_json)
             except Mismatch:
@@ -87,10 +97,10 @@ class Choosing:
         return self._served.routing.plan(traits, judged=True)
 
     async def _tier(self, tier: Tier, call: Call, *, whole: bool = False) -> Answered:
-        models = able(tier, self._core.breakers.allows)
+        models = able(tier, self._core.breakers.allows, self._chat.quiet)
         for route in models[:-1]:
             try:
-                return await self._one(route, replace(call, deadline=part_of(call.deadline)), whole=whole)
+                return await self._one(route, replace(call, deadline=part_of(call.deadline), another=True), whole=whole)
             except _CANNOT as error:
                 if not _another_may(error):
                     raise

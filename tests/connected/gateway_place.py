@@ -57,7 +57,8 @@ class Place:
         return self.openai(key, **more) if official is openai else self.groq(key, **more)
 
     def openai(self, key: str | None = None, **more: Any) -> openai.AsyncOpenAI:
-        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=key or self.key, **{"max_retries": 0, **more})
+        told = {"base_url": f"{self.url}/v1", "max_retries": 0, **more}
+        return openai.AsyncOpenAI(api_key=key or self.key, **told)
 
     def groq(self, key: str | None = None, **more: Any) -> groq.AsyncGroq:
         return groq.AsyncGroq(base_url=self.url, api_key=key or self.key, **{"max_retries": 0, **more})

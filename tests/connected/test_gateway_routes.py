@@ -175,6 +175,22 @@ async def test_when_a_model_cannot_answer_the_next_one_is_asked(
     assert set(world.models[:-1]) == {small}
 
 
+async def test_a_wait_that_the_provider_names_is_not_waited_where_there_is_another_model(
+    opened: Opener, tmp_path: Path, pair: tuple[str, str]
+):
+    """INVARIANT: if this fails, every fallback from a 429 takes as long as its `retry-after`."""
+    small, large = pair
+    worlds = [await opened(good_at(small, large), routes=chain(tmp_path, small, large)) for _ in range(2)]
+    worlds[0].stand_in.script.append(Step(status=429, retry_after=10.0))
+    began = asyncio.get_running_loop().time()
+    for number, world in enumerate((worlds[0], worlds[0], worlds[1])):
+        answer = await world.gateway.ask(question(f"lead {number}", judge=None), world.caller())
+        assert answer.model == large
+    assert asyncio.get_running_loop().time() - began < 3
+    assert worlds[0].models == [small, large, large]
+    assert worlds[1].models == [large], "another replica knows of it"
+
+
 async def test_a_model_whose_circuit_is_open_is_passed_over_unasked(
     opened: Opener, tmp_path: Path, pair: tuple[str, str]
 ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator, Callable
@@ -119,6 +120,54 @@ async def test_a_provider_whose_circuit_is_open_is_passed_over_unasked(world: Wo
         await client.chat.completions.create(**named("best"))
     assert world.asked == []
     assert world.second.saw.answered == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_wait_that_the_first_provider_names_is_not_waited_where_there_is_another_one(
+    world: World, stream: bool
+) -> None:
+    """INVARIANT: if this fails, every fallback from a 429 takes as long as its `retry-after`."""
+    world.place.stand_in.script.append(Step(status=429, retry_after=47.0))
+    other = await world.place.another()
+    began = asyncio.get_running_loop().time()
+    async with world.place.openai() as client, world.place.openai(base_url=f"{other}/v1") as elsewhere:
+        for number, each in enumerate((client, client, elsewhere)):
+            wanted = {**named("best"), "messages": ask(number)["messages"]}
+            if stream:
+                _ = [chunk async for chunk in await each.chat.completions.create(**wanted, stream=True)]
+            else:
+                await each.chat.completions.create(**wanted)
+    assert asyncio.get_running_loop().time() - began < 3
+    assert world.asked == [world.large], "whoever comes later does not ask the first one again, here or elsewhere"
+    assert world.second.saw.answered == 3
+
+
+async def test_a_cascade_does_not_wait_for_its_small_model_unless_the_work_is_bulk(world: World) -> None:
+    world.place.stand_in.script.append(Step(status=429, retry_after=2.5))
+    loop = asyncio.get_running_loop()
+    async with world.place.openai() as client:
+        began = loop.time()
+        assert (await client.chat.completions.create(**named("thrifty"))).model == world.large
+        assert loop.time() - began < 2
+        bulk = await client.chat.completions.create(
+            **{**named("thrifty"), "messages": ask(1)["messages"]}, extra_headers={"x-hookline-priority": "bulk"}
+        )
+    assert bulk.model == world.small
+    assert loop.time() - began >= 2.4
+
+
+async def test_who_asks_a_model_by_its_own_name_waits_for_it(world: World) -> None:
+    world.place.stand_in.script.append(Step(status=429, retry_after=2.0))
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with world.place.openai() as client:
+        named_by_us, direct = await asyncio.gather(
+            client.chat.completions.create(**named("best")), client.chat.completions.create(**named(world.large))
+        )
+        assert named_by_us.model == direct.model == world.large
+    assert loop.time() - began >= 1.9
+    assert world.second.saw.answered == 1
+    assert world.place.stand_in.saw.answered == 1
 
 
 async def test_a_stream_that_broke_off_is_not_begun_anew_elsewhere(world: World) -> None:

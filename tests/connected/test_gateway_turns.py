@@ -167,6 +167,24 @@ async def test_a_wait_of_47_seconds_is_refused_at_once(opened: Opener, line: Lin
     assert 40 < (raised.value.resets_at - datetime.now(UTC)).total_seconds() < 48
 
 
+async def test_who_can_ask_another_model_does_not_stand_in_line(opened: Opener, line: Line, tenant: str):
+    one, other = [await opened(ModelLimits(requests_per_minute=60)) for _ in range(2)]
+    one.quiet(line, 20.0)
+    await one.drained()
+    began = within(0)
+    for core in (one, other):
+        with pytest.raises(RateLimited):
+            await core.enter(asked(line, tenant, another=True), within(120.0))
+    free = Line("scripted", "m", secrets.token_hex(6))
+    held = [await one.enter(asked(free, tenant, "interactive"), within(5.0)) for _ in range(13)]
+    with pytest.raises(RateLimited):
+        await asyncio.gather(
+            *(one.enter(asked(free, tenant, "interactive", another=True), within(120.0)) for _ in range(5))
+        )
+    assert within(0) - began < 5
+    assert len(held) == 13
+
+
 async def test_limits_that_nobody_configured_come_from_the_providers_headers(opened: Opener, line: Line, tenant: str):
     core = await opened()
     core.told(line, Headroom(requests=990, requests_limit=1_000, tokens=4_000, tokens_limit=6_000))

@@ -129,6 +129,26 @@ async def test_while_the_provider_wants_quiet_nobody_asks(attempts: Attempts, ti
     assert provider.asked == 1
 
 
+async def test_a_wait_is_not_begun_where_another_model_can_be_asked(attempts: Attempts, time: Time):
+    """INVARIANT: if this fails, a fallback comes after the provider's whole `retry-after`."""
+    provider = Scripted(failure("RATE_LIMITED", after=47.0))
+    for _ in range(2):
+        with pytest.raises(ModelUnavailable) as raised:
+            await attempts.complete(provider, make, "m", within(time, 120.0), another=True)
+        assert (raised.value.cause, raised.value.retry_after) == ("RATE_LIMITED", 47.0)
+    assert (provider.asked, time.slept) == (1, [])
+    assert attempts.quiet("scripted", "m") == 47.0
+    assert await attempts.complete(provider, make, "m", within(time, 120.0)), "who has nobody else to ask waits"
+    assert sum(time.slept) >= 47.0
+    assert attempts.quiet("scripted", "m") == 0.0
+
+
+async def test_a_short_wait_is_waited_though_another_model_can_be_asked(attempts: Attempts, time: Time):
+    provider = Scripted(failure("RATE_LIMITED", after=0.5))
+    assert await attempts.complete(provider, make, "m", within(time), another=True)
+    assert 0.5 <= sum(time.slept) <= 0.6
+
+
 @pytest.mark.parametrize("left", [Headroom(tokens=0, tokens_reset=3.0), Headroom(requests=0, requests_reset=3.0)])
 async def test_headers_that_say_nothing_is_left_are_believed(attempts: Attempts, time: Time, left: Headroom):
     provider = Scripted(Completed("{}", "m", headroom=left))
