@@ -148,15 +148,15 @@ class Ledger:
         )
 
     def call(self, question: Question, usage: Usage, *, day: str, repair: bool = False) -> None:
-        """One answer of a provider; `day` (since 1970; '' for today) is that of its reservation."""
+        """One answer of a provider, or what was sent and not heard of; `day` (since 1970; '' for today) is that of its reservation."""
         self._add(_row(question, usage, day), _sums(usage))
-        self._by_analysis[question.analysis] += 1
+        self._by_analysis[question.analysis] += usage.calls
         self._repairs += repair
         show(question.line.provider, usage)
 
     def settled(self, question: Question, usage: Usage, *, day: str, generation: str) -> None:
         """Redis has counted that answer, in this generation of its state; it is confirmed when Postgres holds it."""
-        amount = (1, usage.input_tokens + usage.output_tokens, nano(usage.cost_usd))
+        amount = (usage.calls, usage.input_tokens + usage.output_tokens, nano(usage.cost_usd))
         _count(self._unconfirmed.setdefault((question.tenant, generation, _on(day)), {}), question.user, amount)
 
     def hit(self, question: Question, model: str, saved_usd: float = 0.0) -> None:
@@ -285,7 +285,7 @@ async def add(connection: AsyncConnection, answers: Sequence[tuple[Question, Usa
 def show(provider: str, usage: Usage) -> None:
     """One answer in the metrics."""
     shown = _shown(provider, usage.model)
-    shown.miss.inc()
+    shown.miss.inc(usage.calls)
     shown.input.inc(usage.input_tokens)
     shown.output.inc(usage.output_tokens)
     shown.cost.inc(usage.cost_usd)
@@ -319,7 +319,7 @@ def _row(question: Question, usage: Usage, day: str) -> _Row:
 
 def _sums(usage: Usage) -> _Sums:
     return _Sums(
-        1, 0, usage.input_tokens, usage.output_tokens, usage.cost_usd, usage.cached_input_tokens, usage.attempts,
+        usage.calls, 0, usage.input_tokens, usage.output_tokens, usage.cost_usd, usage.cached_input_tokens, usage.attempts,
         usage.seconds, 0.0, usage.saved_usd, usage.packed, usage.packed_saved_usd, usage.batched, usage.batch_saved_usd,
     )  # fmt: skip
 

@@ -3,7 +3,8 @@
 Law: waits are jittered and never reach past the deadline: a caller whose time would be spent waiting is told at once
 how long the wait is, and so is one who has another model to ask. Every attempt after the first takes a turn of its own: limits
 count attempts. A provider that names a time (`retry-after`, `x-ratelimit-*`) is left alone until then, by everybody in this
-process and, told through the core, by everybody.
+process and, told through the core, by everybody. An attempt has all the time that is left: an answer that was not waited for
+is paid for, and a second one would have less time than the first.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from infra.telemetry import tracer
 from llm_gateway.breaker import Breaker
@@ -26,9 +28,9 @@ from llm_gateway.question import SHORT_WAIT_SECONDS
 MOST_ATTEMPTS = 4
 FIRST_DELAY = 0.25
 LONGEST_DELAY = 8.0
-_SHARE = 0.6
-"""An attempt may take this share of the time that is left, so that a hung one leaves room for another."""
 _LEAST_SECONDS = 0.05
+_LAST_WORD_SECONDS = 0.25
+"""An attempt ends this much before its caller's time does (or a twentieth of it), so that it is told how it ended."""
 _MOST_LINES = 10_000
 
 
@@ -40,6 +42,13 @@ class _Line:
     shown: str = ""
     """How the model is called in metrics; empty: by its name."""
     quiet_until: float = 0.0
+
+
+class Sent(Protocol):
+    """Who is told whether a question is with the provider."""
+
+    unheard: int
+    """One more from when it is sent until something is heard of it; it stays when nothing is: after a timeout, or when dropped."""
 
 
 Turn = Callable[[], Awaitable[None]]
@@ -91,6 +100,7 @@ class Attempts:
         *,
         turn: Turn | None = None,
         told: Told | None = None,
+        sent: Sent | None = None,
         another: bool = False,
     ) -> tuple[Completed, int]:
         """The model's answer to `make(seconds for the attempt)`, and how many attempts it took. Raises ModelUnavailable,
@@ -109,15 +119,20 @@ class Attempts:
                     self._breakers.gave_up(line.name)
                     raise
                 left = deadline - self._clock()
-            allowed = left if attempt == MOST_ATTEMPTS else max(left * _SHARE, min(left, 1.0))
+            allowed = left - min(_LAST_WORD_SECONDS, left / 20)
+            began = self._clock()
             try:
-                completed = await self._once(line, provider, make(allowed), allowed)
+                completed = await self._once(line, provider, make(allowed), allowed, sent)
             except ProviderFailure as failure:
                 if told is not None and failure.cause == "RATE_LIMITED":
                     told(None, failure.retry_after or 0.0)
                 pause = failure.retry_after if failure.retry_after is not None else self._rng.uniform(delay / 2, delay)
                 delay = min(delay * 2, LONGEST_DELAY)
-                fits = pause <= patience and self._clock() + pause + _LEAST_SECONDS < deadline
+                now = self._clock()
+                fits = pause <= patience and now + pause + _LEAST_SECONDS < deadline
+                if failure.cause == "TIMEOUT" and deadline - now < now - began:
+                    # What took so long will not be faster.
+                    fits = False
                 if not failure.retry or attempt == MOST_ATTEMPTS or not fits:
                     raise ModelUnavailable(failure.cause, failure.detail, failure.retry_after) from failure
                 if failure.retry_after is None:
@@ -151,9 +166,13 @@ class Attempts:
             )
         return left
 
-    async def _once(self, line: _Line, provider: Provider, request: Completion, allowed: float) -> Completed:
+    async def _once(
+        self, line: _Line, provider: Provider, request: Completion, allowed: float, sent: Sent | None
+    ) -> Completed:
         operation = Operation(tracer(), provider.name, getattr(provider, "host", ""), request, content=self._content)
         outcome = "dropped"
+        if sent is not None:
+            sent.unheard += 1
         try:
             completed = await self._judged(line, provider, request, allowed)
         except ProviderFailure as failure:
@@ -171,6 +190,8 @@ class Attempts:
                 request.handed(operation)
             return completed
         finally:
+            if sent is not None and outcome != "dropped" and outcome != "TIMEOUT":  # noqa: PLR1714 -- cheaper than a set
+                sent.unheard -= 1
             if outcome:
                 operation.ended(None, outcome, named=line.shown)
 

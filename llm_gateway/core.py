@@ -182,9 +182,11 @@ class Core:
         taken = usage.input_tokens + usage.output_tokens
         told = b"A" + sealed if sealed else told_of(error, another=grant.question.another)
         counted = taken - usage.cached_input_tokens
-        packed = self._trips.settle(
-            grant, b"answered", taken, nano(usage.cost_usd), counted, sealed, told, answers=answers
-        )
+        if grant.unheard:
+            # Whoever hears nothing does not know that nothing was said.
+            counted = max(counted, grant.question.tokens)
+        ended = b"answered" if usage.calls else b"unheard"
+        packed = self._trips.settle(grant, ended, taken, nano(usage.cost_usd), counted, sealed, told, answers=answers)
         self._settling.send(grant, packed, done)
 
     def give_back(self, grant: Grant, error: BaseException) -> None:

@@ -1,7 +1,7 @@
 """A model's words, metered: what a prompt means for limits and quotas, and what an answer took.
 
-Law: what was reserved and brought no answer comes back, whatever ends the question. An answer that was paid for is
-accounted even when its caller has left.
+Law: what was reserved and brought no answer comes back, whatever ends the question, but for the input of what was sent and not
+heard of. An answer that was paid for is accounted even when its caller has left.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from llm_gateway import pricing
 from llm_gateway.accounting import Ledger
-from llm_gateway.answered import answered
+from llm_gateway.answered import answered, unanswered
 from llm_gateway.asking import Turns, completion_of, room_of, turns_of
 from llm_gateway.attempts import Attempts
 from llm_gateway.core import Core
@@ -98,12 +98,13 @@ class Metered:
             )
         usual = min(int(self._usual_output.get(prompt.name, _EXPECTED_OUTPUT_TOKENS)), prompt.max_output_tokens)
         room = room_of(prompt, self._facts)
+        tokens = int(said * self._guessed.get(prompt.name, 1.0))
         return Question(
             caller.tenant,
             caller.user,
             caller.analysis,
             self._line,
-            tokens=int(said * self._guessed.get(prompt.name, 1.0)) + usual,
+            tokens=tokens + usual,
             most_tokens=said + room,
             most_nano=nano(pricing.most_usd(self._line.provider, self._line.model, said, room)),
             lane=caller.lane,
@@ -113,6 +114,7 @@ class Metered:
             key=caller.key,
             ttl=ttl,
             refresh=refresh,
+            input_tokens=tokens,
             another=another,
         )
 
@@ -130,7 +132,7 @@ class Metered:
 
     def give_back(self, grant: Grant, error: BaseException) -> None:
         """It was not answered. Never waits, never fails; may be called twice."""
-        self._core.give_back(grant, error)
+        unanswered(self._core, self._ledger, grant, error)
 
     async def ask_unsettled(self, prompt: Prompt[T], turns: Turns, grant: Grant, deadline: float) -> Asked:
         """The same, and the grant stays with the caller, whatever is raised: several may share the call."""
@@ -144,6 +146,7 @@ class Metered:
             deadline,
             turn=lambda: self._core.again(grant, deadline),
             told=self._told,
+            sent=grant,
             another=grant.question.another,
         )
         return Asked(completed, pricing.usage_of(self._line.provider, completed, attempts, clock() - began))

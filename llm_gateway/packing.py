@@ -91,11 +91,31 @@ class _Item:
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
     """Its answer; or to be asked alone: with its share of a call that was of no use to it, or without."""
+    pack: _Pack | None = None
 
     @property
     def kind(self) -> _Kind:
         prompt = self.prompt
         return prompt.name, prompt.version, prompt.system, prompt.answer
+
+
+@dataclass(slots=True)
+class _Pack:
+    """Questions whose call is under way."""
+
+    items: Sequence[_Item]
+    grant: Grant
+    """The first one's, copied: the call's own attempts are marked here, whoever leaves."""
+
+    def left(self) -> None:
+        """One was not answered. When nobody is left to hear the call, each who has not been settled bears its part of what was sent."""
+        if not self.grant.unheard or not all(item.told.done() for item in self.items):
+            return
+        self.grant.unheard = 0
+        bearers = [item for item in self.items if not item.grant.over]
+        whole = estimated_tokens(self.items[0].prompt.system) + sum(item.tokens for item in self.items)
+        for item, part in zip(bearers, _split(whole, [item.tokens for item in bearers]), strict=True):
+            item.grant.unheard, item.grant.question.input_tokens = 1, part
 
 
 @dataclass(slots=True)
@@ -143,6 +163,8 @@ class Packer:
         try:
             told = await item.told
         except BaseException as error:
+            if item.pack is not None:
+                item.pack.left()
             metered.give_back(grant, error)
             raise
         if isinstance(told, Asked):
@@ -187,7 +209,10 @@ class Packer:
         if len(items) == 1:
             items[0].told.set_result(None)
         elif items:
-            task = asyncio.create_task(self._call(place[0], items))
+            pack = _Pack(items, replace(items[0].grant))
+            for item in items:
+                item.pack = pack
+            task = asyncio.create_task(self._call(place[0], pack))
             self._packs.add(task)
             task.add_done_callback(self._packs.discard)
             waiting = len(items)
@@ -201,11 +226,12 @@ class Packer:
             for item in items:
                 item.told.add_done_callback(left)
 
-    async def _call(self, metered: Metered, items: Sequence[_Item]) -> None:
+    async def _call(self, metered: Metered, pack: _Pack) -> None:
         """Ask once for all; each hears of it."""
+        items = pack.items
         prompt, turns = _packed(metered, items)
         try:
-            asked = await metered.ask_unsettled(prompt, turns, items[0].grant, min(item.deadline for item in items))
+            asked = await metered.ask_unsettled(prompt, turns, pack.grant, min(item.deadline for item in items))
         except InputRefused:
             # Too long together, or one of them is not taken: each finds out for itself.
             for item in items:

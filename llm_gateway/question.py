@@ -65,6 +65,8 @@ class Question:
     """Do not take the answer from the cache; keep the new one."""
     requests: int = 1
     """That it counts in the quotas: a batch is many."""
+    input_tokens: int = 0
+    """Of the expected tokens, the question's: what is paid when it was sent and its answer was not heard."""
     another: bool = False
     """Another model can be asked: no wait is longer than SHORT_WAIT_SECONDS."""
 
@@ -95,6 +97,8 @@ class Grant:
     flight: str = ""
     over: bool = False
     """Settled or released."""
+    unheard: int = 0
+    """How often it was sent without a word of an answer: to the provider just now, or given up while it was there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +125,8 @@ class Usage:
     """1 for an answer from a provider's batch."""
     batch_saved_usd: float = 0.0
     """What the batch's price saved."""
+    calls: int = 1
+    """0: it was sent, and no answer was heard."""
 
 
 @lru_cache(maxsize=4096)

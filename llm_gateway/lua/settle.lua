@@ -2,7 +2,8 @@
 -- told to the replicas that wait for it.
 --
 -- ARGV  1 replica  2 id  3 tenant  4 user  5 day  6 month  7 tokens reserved  8 nanodollars reserved  9 how it ended: answered,
---       failed (sent, no answer: the request stays in the window, and comes back to the quotas), unsent
+--       failed (sent, no answer: the request stays in the window, and comes back to the quotas), unsent,
+--       unheard (sent, and nobody waited for the answer: as failed, but what it took is counted)
 --       10 tokens  11 nanodollars  12 slot (-1: still in the line, -2: granted without Redis)  13 tokens expected  14 tokens for the window
 --       15 line  16 provider key  17 window, ms  18 burst  19 line's requests  20 line's tokens  21 22 provider key's
 --       23 cache entry  24 sealed answer ('': none)  25 its life, s  26 flight  27 what waiting replicas are told
@@ -19,7 +20,7 @@ if ARGV[5] ~= '' then
   local q = redis.call('HMGET', quota, 'g', 'd', 'm')
   generation = q[1] or ''
   if q[1] then
-    local real = ended == 'answered' and {answers, tonumber(ARGV[10]), tonumber(ARGV[11])} or {0, 0, 0}
+    local real = {ended == 'answered' and answers or 0, tonumber(ARGV[10]), tonumber(ARGV[11])}
     -- Its reservation is gone (expired, or lost with Redis): then it is counted whole.
     local was = held and {reserved, tonumber(ARGV[7]), tonumber(ARGV[8])} or {0, 0, 0}
     for i, what in ipairs({'n', 't', 'c'}) do

@@ -184,7 +184,8 @@ class GroqProvider:
     def _lost(self, error: groq.APIConnectionError, what: str, seconds_: float) -> ProviderFailure:
         # httpx-aiohttp calls every lost connection a timeout; what lies beneath tells them apart.
         beneath = error.__cause__.__cause__ if error.__cause__ is not None else None
-        if isinstance(error, groq.APITimeoutError) and (beneath is None or isinstance(beneath, TimeoutError)):
+        late = isinstance(error, groq.APITimeoutError) and (beneath is None or isinstance(beneath, TimeoutError))
+        if late and not isinstance(error.__cause__, httpx.ConnectTimeout):
             return ProviderFailure("TIMEOUT", f"{what} did not answer within {seconds_:.1f} s", retry=True)
         reason = type(beneath or error.__cause__ or error).__name__
         return ProviderFailure(

@@ -2,7 +2,8 @@
 
 Law: what the provider says reaches the client byte by byte; nothing waits for the accounts. What was reserved comes back
 or is settled, whatever ends the request: the provider, a deadline, a client who hangs up. An answer that broke off, or was
-cut off, is never kept; one that was paid for is accounted even if nobody is left to read it.
+cut off, is never kept; one that was paid for is accounted even if nobody is left to read it, and a question that was sent and
+not heard of by its input.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from infra import metrics
 from llm_gateway import cache, pricing
 from llm_gateway.accounting import Ledger
+from llm_gateway.answered import unanswered
 from llm_gateway.asking import cause_of
 from llm_gateway.attempts import Attempts
 from llm_gateway.core import Core
@@ -198,6 +200,7 @@ class Chat:
             call.deadline,
             turn=lambda: self._core.again(grant, call.deadline),
             told=lambda headroom, quiet: meter.told(grant.question.line, headroom, quiet),
+            sent=grant,
             another=grant.question.another,
         )  # fmt: skip
         assert isinstance(completed, Passed)
@@ -205,7 +208,7 @@ class Chat:
 
     def give_back(self, grant: Grant, error: BaseException) -> None:
         """It was not answered. Never waits, never fails."""
-        self._core.give_back(grant, error)
+        unanswered(self._core, self._ledger, grant, error)
 
     async def again(self, question: Question, deadline: float) -> Hit | Grant:
         """The right to ask once more: a repair counts like any question."""

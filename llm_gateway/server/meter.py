@@ -92,6 +92,7 @@ class Meter:
             key=call.data_key,
             ttl=self._ttl if call.ttl is None else min(call.ttl, self._ttl),
             refresh=call.refresh,
+            input_tokens=tokens,
             another=call.another,
         )
 

@@ -159,6 +159,12 @@ class Upstream:
             except BaseException:
                 response.close()
                 raise
+        except aiohttp.ConnectionTimeoutError:
+            raise ProviderFailure(
+                "CONNECTION",
+                f"no connection to {self.name} in {_CONNECT_SECONDS:.0f} s: look at {self.where}",
+                retry=True,
+            ) from None
         except TimeoutError:
             raise ProviderFailure("TIMEOUT", f"{request.model} did not answer in time", retry=True) from None
         except aiohttp.ClientError as error:

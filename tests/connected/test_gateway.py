@@ -36,7 +36,8 @@ from llm_gateway.prompt import (
     QuotaSpent,
     RateLimited,
 )
-from llm_gateway.providers.provider import Completed, Completion
+from llm_gateway.providers.provider import Completed, Completion, ProviderFailure
+from llm_gateway.reading import taken_by
 
 pytestmark = pytest.mark.connected
 
@@ -346,6 +347,43 @@ async def test_what_was_given_up_comes_back(opened: Opener, caller: Caller):
     await asyncio.gather(asking, return_exceptions=True)
     provider.gate.set()
     await eventually(gateway, question(1), caller)
+
+
+async def test_what_was_sent_and_not_heard_of_costs_its_input_in_quotas_and_accounts(
+    opened: Opener, settings: Settings, redis: Any, caller: Caller
+):
+    """INVARIANT: if this fails, a model that hangs, and callers that leave, spend money that no budget sees."""
+    provider = Scripted()
+    provider.name = "groq"  # whose prices are known
+    gateway = await opened(provider, model="openai/gpt-oss-20b")
+    provider.gate.clear()
+    with pytest.raises(ModelUnavailable, match="TIMEOUT"):
+        await gateway.ask(question(), caller, deadline_seconds=0.5)
+    assert len(provider.asked) == 1, "what took all the time is not asked again"
+    asking = asyncio.create_task(gateway.ask(question(1), caller))
+    while len(provider.asked) < 2:  # noqa: ASYNC110 -- the provider tells nobody
+        await asyncio.sleep(0.01)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    provider.gate.set()
+    provider.moves = [ProviderFailure("SERVER_ERROR", "as scripted", retry=False)]
+    with pytest.raises(ModelUnavailable, match="SERVER_ERROR"):
+        await gateway.ask(question(2), caller)
+    await gateway._ledger.flush()
+    [row] = await usage(settings, caller.tenant)
+    assert (row.calls, row.attempts, row.output_tokens) == (0, 2, 0)
+    assert row.input_tokens > 0
+    assert row.cost_usd > 0
+    taken = (await taken_by(redis, gateway.policies, caller.tenant))["quotas"]
+    assert taken["requests per day"]["taken"] == 0
+    assert taken["tokens per day"]["taken"] == row.input_tokens
+    assert taken["dollars per day"]["taken"] == pytest.approx(float(row.cost_usd))
+    await redis.delete(*await keys(redis, caller.tenant))
+    await gateway.ask(question(3), caller)
+    await gateway.core.drained()
+    rebuilt = (await taken_by(redis, gateway.policies, caller.tenant))["quotas"]
+    assert rebuilt["tokens per day"]["taken"] == row.input_tokens + 120
+    assert rebuilt["requests per day"]["taken"] == 1
 
 
 # the minute

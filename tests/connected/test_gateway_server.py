@@ -110,6 +110,42 @@ async def test_who_hangs_up_on_a_stream_hangs_up_on_the_provider(place: Place) -
     assert rows[0].input_tokens > 0
 
 
+async def test_an_answer_that_takes_most_of_the_time_arrives(place: Place) -> None:
+    """INVARIANT: if this fails, no answer may take more than a share of the time, and each is asked for, and paid, again."""
+    place.stand_in.script.append(Step(hang=1.6))
+    async with place.openai() as client:
+        await client.chat.completions.create(**ask(), extra_headers={"X-Hookline-Timeout": "2"})
+    assert place.stand_in.saw.requests == 1
+
+
+async def test_a_request_that_was_sent_and_not_answered_in_time_is_accounted_by_its_length(place: Place) -> None:
+    place.stand_in.script.append(Step(hang=30.0))
+    async with place.openai() as client:
+        with pytest.raises(openai.InternalServerError):
+            await client.chat.completions.create(**ask(), extra_headers={"X-Hookline-Timeout": "0.5"})
+    assert place.stand_in.saw.requests == 1
+    [row] = await place.rows()
+    assert (row.calls, row.attempts, row.output_tokens) == (0, 1, 0)
+    assert row.input_tokens > 0
+    assert row.cost_usd > 0
+
+
+async def test_who_hangs_up_before_the_answer_pays_for_what_was_sent(place: Place) -> None:
+    place.stand_in.script.append(Step(hang=30.0))
+    async with place.openai() as client:
+        asking = asyncio.create_task(client.chat.completions.create(**ask()))
+        while not place.stand_in.saw.requests:  # noqa: ASYNC110 -- the stand-in counts, and tells nobody
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)  # the server watches for who leaves only after a while
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    async with asyncio.timeout(10):
+        while not (rows := await place.rows()):  # noqa: ASYNC110 -- as above
+            await asyncio.sleep(0.01)
+    assert (rows[0].calls, rows[0].attempts) == (0, 1)
+    assert rows[0].input_tokens > 0
+
+
 async def test_identical_requests_at_once_in_two_replicas_are_one_call(place: Place) -> None:
     place.stand_in.latency = 0.3
     other = await place.another()

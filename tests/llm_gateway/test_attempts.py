@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 
 import pytest
 
@@ -203,6 +205,75 @@ async def test_a_model_that_never_answers_is_cut_off_in_time():
         await Attempts(clock).complete(provider, make, "m", began + 0.3)
     assert raised.value.cause == "TIMEOUT"
     assert clock() - began < 0.45
+
+
+class Slow(Scripted):
+    """Answers after some seconds, or lets the connection stand as long."""
+
+    def __init__(self, time: Time, seconds: float, *moves: Move) -> None:
+        super().__init__(*moves)
+        self.time, self.seconds = time, seconds
+        self.allowed: list[float] = []
+
+    async def complete(self, request: Completion) -> Completed:
+        self.allowed.append(request.timeout)
+        self.time.now += self.seconds
+        return await super().complete(request)
+
+
+async def test_an_answer_that_takes_most_of_the_time_is_waited_for(attempts: Attempts, time: Time):
+    """INVARIANT: if this fails, an answer of 75 s is asked for four times within 120 s, paid for each time and never heard."""
+    provider = Slow(time, 75.0)
+    assert await attempts.complete(provider, make, "m", within(time, 120.0))
+    assert provider.allowed == [pytest.approx(119.75)]
+
+
+async def test_a_timeout_is_tried_again_only_where_more_time_is_left_than_it_took(attempts: Attempts, time: Time):
+    long, short = Slow(time, 75.0, failure("TIMEOUT")), Slow(time, 5.0, failure("TIMEOUT"))
+    with pytest.raises(ModelUnavailable, match="TIMEOUT"):
+        await attempts.complete(long, make, "m", within(time, 120.0))
+    assert long.asked == 1
+    assert await attempts.complete(short, make, "n", within(time, 120.0))
+    assert short.asked == 2
+
+
+@dataclass
+class Told:
+    unheard: int = 0
+
+
+@pytest.mark.parametrize(
+    ("move", "unheard"),
+    [
+        (Completed("{}", "m"), 0),
+        (failure("SERVER_ERROR", retry=False), 0),
+        (failure("CONNECTION", retry=False), 0),
+        (QuestionRefused("too long"), 0),
+        (failure("TIMEOUT", retry=False), 1),
+    ],
+)
+async def test_what_was_sent_and_not_heard_of_is_told(attempts: Attempts, time: Time, move: Move, unheard: int):
+    sent = Told()
+    with suppress(ModelUnavailable, InputRefused):
+        await attempts.complete(Scripted(move), make, "m", within(time), sent=sent)
+    assert sent.unheard == unheard
+
+
+async def test_what_is_dropped_while_the_provider_has_it_is_not_heard_of(attempts: Attempts, time: Time):
+    class Hangs(Scripted):
+        async def complete(self, request: Completion) -> Completed:
+            began.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    began, sent = asyncio.Event(), Told()
+    asking = asyncio.create_task(
+        attempts.complete(Hangs(), make, "m", asyncio.get_running_loop().time() + 1e6, sent=sent)
+    )
+    await began.wait()
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert sent.unheard == 1
 
 
 async def test_a_deadline_that_is_over_asks_nobody(attempts: Attempts, time: Time):

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from infra import metrics
 from infra.keyring import DataKey
 from llm_gateway.metered import Asked
+from llm_gateway.models import estimated_tokens
 from llm_gateway.packing import INSTRUCTIONS, Packer, mixed_pack_of, pack_of, unpacked
 from llm_gateway.prompt import InputRefused, ModelUnavailable, Prompt
 from llm_gateway.providers.provider import Completed, Message
@@ -43,6 +44,7 @@ class Model:
         self.single: list[str] = []
         self.given_back: list[Grant] = []
         self.failure: Exception | None = None
+        self.unheard = 0
         self.began = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
@@ -59,9 +61,11 @@ class Model:
         self.packs.append(inputs)
         self.began.set()
         self.systems.append(turns[0].content)
+        grant.unheard += self.unheard
         await self.gate.wait()
         if self.failure is not None:
             raise self.failure
+        grant.unheard -= self.unheard
         return asked(self.says(inputs), 101, 37)
 
     def give_back(self, grant: Grant, error: BaseException) -> None:
@@ -249,6 +253,42 @@ async def test_a_pack_that_the_provider_does_not_take_is_asked_one_by_one(packer
     await asyncio.gather(*(ask(packer, model, each) for each in several(prompt, "one", "two")))
     assert sorted(model.single) == ["one", "two"]
     assert not model.given_back
+
+
+async def test_a_call_that_nobody_hears_is_borne_by_all_whose_questions_stood_in_it(
+    packer: Packer, prompt: Prompt[Any]
+):
+    model = Model()
+    model.unheard, model.failure = 1, ModelUnavailable("TIMEOUT", "as scripted")
+    held = [grant(), grant()]
+    found = await asyncio.gather(
+        *(ask(packer, model, each, who) for each, who in zip(several(prompt, "one", "two" * 40), held, strict=True)),
+        return_exceptions=True,
+    )
+    assert all(isinstance(each, ModelUnavailable) for each in found)
+    assert [each.unheard for each in held] == [1, 1]
+    small, large = (each.question.input_tokens for each in held)
+    assert 0 < small < large
+    assert small + large == 20 * 2 + 1 + 40 + estimated_tokens(prompt.system)
+
+
+async def test_who_leaves_a_call_bears_nothing_of_it_unless_he_was_the_last(packer: Packer, prompt: Prompt[Any]):
+    model = Model()
+    model.unheard = 1
+    model.gate.clear()
+    held = [grant(), grant()]
+    tasks = [
+        asyncio.create_task(ask(packer, model, each, who))
+        for each, who in zip(several(prompt, "one", "two"), held, strict=True)
+    ]
+    await model.began.wait()
+    for task in tasks:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        # As the core does.
+        model.given_back[-1].over = True
+    assert [each.unheard for each in held] == [0, 1]
+    assert held[1].question.input_tokens == 2 * 21 + estimated_tokens(prompt.system)
 
 
 async def test_when_nobody_can_answer_each_hears_it_and_gives_back_what_it_held(packer: Packer, prompt: Prompt[Any]):
