@@ -313,7 +313,9 @@ class Settings(BaseSettings):
         default=None, validation_alias=_plain("GROQ_API_KEY"), description="Key of Groq's API."
     )
     groq_base_url: str | None = Field(
-        default=None, validation_alias=_plain("GROQ_BASE_URL"), description="Another server that speaks Groq's API."
+        default=None,
+        validation_alias=_plain("GROQ_BASE_URL"),
+        description="Another server that speaks Groq's API under /openai/v1, or OpenAI's under an address that ends in /v1.",
     )
     model: str = Field(default="openai/gpt-oss-120b", description="Model that answers.")
     model_cheap: str | None = Field(

@@ -1,4 +1,4 @@
-"""Groq, through its own package; also any server that speaks the same API under GROQ_BASE_URL.
+"""Groq, through its own package; also any server that speaks the same API, or OpenAI's, under GROQ_BASE_URL.
 
 Law: the only module that imports `groq`. One attempt, no retries of its own. Errors carry the provider's code and our
 advice, never the provider's message: it may quote the question. Sources: https://console.groq.com/docs/errors,
@@ -8,7 +8,7 @@ https://console.groq.com/docs/rate-limits (`x-ratelimit-*-requests` speaks of th
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 import groq
@@ -18,11 +18,13 @@ from groq import AsyncGroq, DefaultAioHttpClient
 
 from infra.settings import Settings, SettingsError
 from llm_gateway.models import advice, facts_of
+from llm_gateway.providers.address import GROQS_PATH, api_of, is_groqs
 from llm_gateway.providers.headers import GONE, headroom, seconds, wait
 from llm_gateway.providers.provider import (
     BatchRefused,
     Completed,
     Completion,
+    Headroom,
     Provider,
     ProviderBatch,
     ProviderFailure,
@@ -46,16 +48,17 @@ class GroqProvider:
         """`name`: what another server that speaks the same API is called in limits, accounts and prices."""
         self.name = name
         self.key = fingerprint(api_key)
-        # The package adds /openai/v1 itself; people copy the address with it.
-        root = base_url.rstrip("/").removesuffix("/openai/v1") if base_url else None
-        self.host = httpx.URL(root).host if root else "api.groq.com"
+        api = api_of(base_url)
+        self._groqs = is_groqs(api)
+        self.host = httpx.URL(api).host
         """For spans."""
         self._client = AsyncGroq(
             api_key=api_key,
-            base_url=root,
+            base_url=api.removesuffix(GROQS_PATH),
             max_retries=0,
             http_client=DefaultAioHttpClient(
-                limits=httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
+                limits=httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS),
+                event_hooks={} if self._groqs else {"request": [_without_groqs_path]},
             ),
         )
         patient = self._client.with_options(timeout=httpx.Timeout(_BATCH_SECONDS, connect=_CONNECT_SECONDS))
@@ -92,7 +95,7 @@ class GroqProvider:
             raise ProviderFailure(
                 "SERVER_ERROR", f"the answer was not the API's ({type(error).__name__})", retry=True
             ) from None
-        return _read(answer, raw.headers, request)
+        return _read(answer, headroom(raw.headers, groqs=self._groqs), request)
 
     async def upload(self, name: str, content: bytes) -> str:
         """See `BatchProvider.upload`."""
@@ -197,7 +200,13 @@ class GroqProvider:
         await self._client.close()
 
 
-def _read(answer: Any, headers: Mapping[str, str], request: Completion) -> Completed:
+async def _without_groqs_path(request: httpx.Request) -> None:
+    """The package puts /openai/v1 behind every address, and only Groq has it there."""
+    path = request.url.raw_path.replace(GROQS_PATH.encode(), b"", 1)
+    request.url = request.url.copy_with(raw_path=path)
+
+
+def _read(answer: Any, left: Headroom, request: Completion) -> Completed:
     try:
         choice = answer["choices"][0]
         message = choice["message"]
@@ -216,7 +225,7 @@ def _read(answer: Any, headers: Mapping[str, str], request: Completion) -> Compl
         cached_input_tokens=cached,
         finish_reason=choice.get("finish_reason") or "stop",
         refused=bool(message.get("refusal")),
-        headroom=headroom(headers),
+        headroom=left,
     )
 
 

@@ -1,7 +1,7 @@
 """What Groq's headers say of its limits: https://console.groq.com/docs/rate-limits.
 
-Law: pure; imports no vendor's package, so that the server needs none. `x-ratelimit-*-requests` speaks of the day, `*-tokens` of
-the minute.
+Law: pure; imports no vendor's package, so that the server needs none. Groq's `x-ratelimit-*-requests` speaks of the day, OpenAI's
+of the minute (https://platform.openai.com/docs/guides/rate-limits), so that it is left out; `*-tokens` of the minute.
 """
 
 from __future__ import annotations
@@ -36,8 +36,14 @@ def wait(headers: Mapping[str, str]) -> float | None:
     return left.tokens_reset if named is None and left.tokens == 0 else named
 
 
-def headroom(headers: Mapping[str, str]) -> Headroom:
-    """What the headers say is left."""
+def headroom(headers: Mapping[str, str], *, groqs: bool = True) -> Headroom:
+    """What the headers say is left; `groqs`: they are Groq's."""
+    if not groqs:
+        return Headroom(
+            tokens=_whole(headers.get("x-ratelimit-remaining-tokens")),
+            tokens_reset=seconds(headers.get("x-ratelimit-reset-tokens")),
+            tokens_limit=_whole(headers.get("x-ratelimit-limit-tokens")),
+        )
     return Headroom(
         requests=_whole(headers.get("x-ratelimit-remaining-requests")),
         tokens=_whole(headers.get("x-ratelimit-remaining-tokens")),

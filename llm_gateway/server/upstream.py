@@ -18,13 +18,13 @@ from yarl import URL
 
 from infra.settings import Settings, SettingsError
 from llm_gateway.models import retired
+from llm_gateway.providers.address import api_of, is_groqs
 from llm_gateway.providers.headers import GONE, headroom, seconds, wait
-from llm_gateway.providers.provider import Completed, Completion, ProviderFailure
+from llm_gateway.providers.provider import Completed, Completion, Headroom, ProviderFailure
 from llm_gateway.question import fingerprint
 from llm_gateway.server.asked import Asked
 from llm_gateway.server.errors import TakenBack
 
-_BASE = "https://api.groq.com"
 _CONNECT_SECONDS = 5.0
 _CONNECTIONS = 512
 _TRAITS = {
@@ -116,8 +116,8 @@ class Upstream:
         self.name = name
         self.where = where
         self.key = fingerprint(key)
-        root = (base_url or _BASE).rstrip("/").removesuffix("/openai/v1")
-        self._root = f"{root}/openai/v1"
+        self._root = api_of(base_url)
+        self._groqs = is_groqs(self._root)
         self._chat = URL(f"{self._root}/chat/completions")
         self.host = self._chat.host or ""
         self._idle = idle
@@ -154,7 +154,8 @@ class Upstream:
             response = await self._open().post(self._chat, data=request.body, headers=self._headers)
             try:
                 if response.status == 200 and request.stream:
-                    return Passed("", request.model, headroom=headroom(response.headers), opened=response)
+                    left = headroom(response.headers, groqs=self._groqs)
+                    return Passed("", request.model, headroom=left, opened=response)
                 body = await response.read()
             except BaseException:
                 response.close()
@@ -173,12 +174,12 @@ class Upstream:
             ) from None
         if response.status != 200:
             raise _judged(self, response.status, response.headers, body, request.model)
-        return _read(body, response.headers, request.model)
+        return _read(body, headroom(response.headers, groqs=self._groqs), request.model)
 
     async def raw(
         self, method: str, path: str, *, body: bytes | None = None, content_type: str = "", query: str = ""
     ) -> Raw:
-        """Any other question, `path` under /openai/v1. Raises ProviderFailure when there is no answer."""
+        """Any other question, `path` behind its address. Raises ProviderFailure when there is no answer."""
         headers = {"authorization": self._authorization}
         if content_type:
             headers["content-type"] = content_type
@@ -228,7 +229,7 @@ def counted(usage: Any) -> tuple[int, int, int]:
     return usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0, cached or 0
 
 
-def _read(body: bytes, headers: Mapping[str, str], model: str) -> Passed:
+def _read(body: bytes, left: Headroom, model: str) -> Passed:
     try:
         said = orjson.loads(body)
         finishes = tuple(choice.get("finish_reason") or "stop" for choice in said["choices"])
@@ -237,7 +238,7 @@ def _read(body: bytes, headers: Mapping[str, str], model: str) -> Passed:
         raise ProviderFailure("SERVER_ERROR", "the answer was not the API's", retry=True) from None
     return Passed(
         "", said.get("model") or model, inputs, outputs, cached, finishes[0] if finishes else "stop",
-        headroom=headroom(headers), body=body, finishes=finishes,
+        headroom=left, body=body, finishes=finishes,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from infra.settings import Settings, SettingsError
 from llm_gateway.attempts import Attempts
 from llm_gateway.batch.lines import line
 from llm_gateway.prompt import ModelUnavailable
-from llm_gateway.providers.groq import PLUGIN, headroom, seconds
+from llm_gateway.providers.groq import PLUGIN, GroqProvider, headroom, seconds
 from llm_gateway.providers.provider import (
     BatchProvider,
     BatchRefused,
@@ -78,10 +78,21 @@ async def test_a_question_goes_out_as_groq_documents_it():
 async def test_the_address_may_be_given_with_or_without_the_path():
     stand_in = GroqStandIn()
     async with stand_in.serve() as url:
-        for address in (url, f"{url}/", f"{url}/openai/v1", f"{url}/openai/v1/"):
+        for address in (url, f"{url}/", f"{url}/openai/v1", f"{url}/openai/v1/", f"{url}/v1", f"{url}/v1/"):
             provider = PLUGIN.open(Settings(groq_api_key=SecretStr("k"), groq_base_url=address, _env_file=None))
             assert (await provider.complete(REQUEST)).text
             await provider.close()
+
+
+async def test_requests_per_minute_of_another_server_are_not_taken_for_a_day():
+    stand_in = GroqStandIn(requests_per_day=500, tokens_per_minute=10_000)
+    async with stand_in.serve() as url:
+        provider = GroqProvider("k", f"{url}/v1", name="second")
+        left = (await provider.complete(REQUEST)).headroom
+        await provider.close()
+    assert left is not None
+    assert (left.requests_limit, left.requests) == (None, None)
+    assert left.tokens_limit == 10_000
 
 
 @pytest.mark.parametrize(
