@@ -18,14 +18,15 @@ import redis.asyncio
 
 from infra import metrics
 from infra.redis_wire import RedisAway, Wire
-from infra.settings import Settings
+from infra.settings import Settings, variable
 from infra.telemetry import log
 from llm_gateway import scripts
 from llm_gateway.alone import Alone
 from llm_gateway.breakers import Breakers
 from llm_gateway.following import DEAD_AFTER_MS, Following, told_of
 from llm_gateway.policy import Policies, nano
-from llm_gateway.prompt import ModelUnavailable, RateLimited
+from llm_gateway.pricing import price_of
+from llm_gateway.prompt import ModelUnavailable, QuotaSpent, RateLimited
 from llm_gateway.providers.provider import Headroom
 from llm_gateway.question import SHORT_WAIT_SECONDS, Grant, Hit, Line, Question, Usage, today
 from llm_gateway.refusals import moment, redis_away, refusal
@@ -39,6 +40,8 @@ GRACE_SECONDS = 30.0
 """A reservation outlives its caller's deadline by this much, so that only a dead process loses one."""
 WAITING_SHARE = 0.7
 """Of the time that is left, what may go into waiting for a turn: the model needs some, too."""
+UNPRICED_SECONDS = 3_600.0
+"""Until a model without a price is looked at again: somebody must say one, and start anew."""
 _WITHOUT_REDIS = -2
 """Slot of what was granted while Redis was away: its windows hear of it when it is settled."""
 
@@ -119,6 +122,8 @@ class Core:
         Raises QuotaSpent, RateLimited (no turn in time; told at once where that is known), ModelUnavailable; and what another
         replica's question ended with, if that was not its own affair. May be called again after any error.
         """
+        if not question.most_nano and question.most_tokens:
+            self._priced(question)
         loop = asyncio.get_running_loop()
         for _ in range(8):
             left = max(0.0, deadline - loop.time())
@@ -211,6 +216,16 @@ class Core:
     async def catch_up(self, counted: Mapping[tuple[str, str, date], Mapping[str, Amount]]) -> None:
         """See `Settling.catch_up`."""
         await self._settling.catch_up(counted)
+
+    def _priced(self, question: Question) -> None:
+        """What costs nothing because nobody knows its price may not be asked where dollars are limited."""
+        line = question.line
+        if self.policies.of(question.tenant).in_dollars(question.user) and price_of(line.provider, line.model) is None:
+            raise QuotaSpent(
+                f"dollars are limited, and {line.provider}/{line.model} has no price: say one in [prices] of "
+                f"{variable('routes')}",
+                moment(UNPRICED_SECONDS),
+            )
 
     # one trip
 

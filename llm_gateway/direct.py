@@ -65,7 +65,7 @@ class Direct:
         return Usage(
             input_tokens=completed.input_tokens,
             output_tokens=completed.output_tokens,
-            cost_usd=pricing.cost_usd(self._route.provider.name, completed),
+            cost_usd=pricing.cost_usd(self._route.provider.name, completed, self._route.model),
         )
 
     def _answered(self, prompt: Prompt[T], value: T, completed: Completed) -> Answer[T]:

@@ -149,7 +149,8 @@ class Metered:
             sent=grant,
             another=grant.question.another,
         )
-        return Asked(completed, pricing.usage_of(self._line.provider, completed, attempts, clock() - began))
+        usage = pricing.usage_of(self._line.provider, completed, attempts, clock() - began, self._line.model)
+        return Asked(completed, usage)
 
     def settle(
         self,

@@ -70,6 +70,10 @@ class TenantPolicy:
         """The quota of one user's day."""
         return self.users.get(name, self.user_day)
 
+    def in_dollars(self, user: str) -> bool:
+        """Whether dollars are limited, for the tenant or this user of it."""
+        return bool(self.day.dollars or self.month.dollars or (user and self.user(user).dollars))
+
 
 @dataclass(frozen=True, slots=True)
 class LinePolicy:

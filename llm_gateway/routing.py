@@ -1,6 +1,7 @@
 """Which models answer, in which order: tiers with fallbacks, and rules that choose tiers by what is known of a question.
 
-Law: decides by what it is told about the question, never by its content; talks to nobody. A rule names one tier, or several:
+Law: decides by what it is told about the question, never by its content; talks to nobody. Reading the file tells `pricing`
+the prices that stand in it. A rule names one tier, or several:
 then the answer of each but the last must be borne out by the caller's judge, otherwise the next is asked (a cascade). A tier
 is one model, or several: then the next is asked when one cannot answer (a fallback). What is wrong in the file is told when
 the process starts, with its place.
@@ -13,6 +14,12 @@ the process starts, with its place.
     [providers.second]
     base_url = "https://llm.example.com"
     key_variable = "SECOND_API_KEY"
+    priced_as = "groq"          # what genai-prices calls it
+    [prices."second/our/own"]   # dollars of a million tokens, before genai-prices'
+    input = 0.2
+    cached_input = 0.1          # as `input`, unless said
+    output = 0.8
+    since = 2026-11-01
     [[rules]]
     analyses = ["lead_intel"]
     max_input_tokens = 3000
@@ -31,6 +38,7 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,6 +46,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from infra.plugins import load
 from infra.settings import Settings, SettingsError, variable
+from infra.telemetry import log
+from llm_gateway import pricing
 from llm_gateway.models import retired
 from llm_gateway.prompt import Judgement, Lane
 from llm_gateway.providers.provider import Provider, ProviderPlugin
@@ -89,10 +99,20 @@ class Place(_Strict):
 
 
 class Elsewhere(_Strict):
-    """Another server that speaks Groq's API under /openai/v1."""
+    """Another server: one that speaks Groq's API under /openai/v1, or OpenAI's under an address that ends in /v1."""
 
     base_url: str = Field(pattern=r"^https?://\S+$")
     key_variable: str = Field(pattern=r"^[A-Z][A-Z0-9_]*$", description="Environment variable that holds the key.")
+    priced_as: str = Field(default="", description="What genai-prices calls it, where that is not our name for it.")
+
+
+class Charged(_Strict):
+    """A price of your own, in US dollars of a million tokens."""
+
+    input: float = Field(ge=0, allow_inf_nan=False)
+    cached_input: float | None = Field(default=None, ge=0, allow_inf_nan=False, description="As `input`, unless said.")
+    output: float = Field(ge=0, allow_inf_nan=False)
+    since: date = Field(description="It holds from this day (UTC) on; before, the list's does.")
 
 
 class Rule(_Strict):
@@ -144,6 +164,7 @@ class Routes(_Strict):
     accept_confidence: float = Field(default=0.6, ge=0, le=1)
     tiers: Mapping[_Name, tuple[Place, ...]]
     providers: Mapping[_Name, Elsewhere] = {}
+    prices: Mapping[_Name, Charged] = Field(default={}, description="By `provider/model`; before genai-prices'.")
     rules: tuple[Rule, ...] = Field(min_length=1)
     models: Mapping[_Name, tuple[_Name, ...] | Literal["rules"]] = Field(
         default={}, description="Names that clients of the server may ask for: tiers in order, or `rules`."
@@ -168,6 +189,22 @@ class Routes(_Strict):
         if "groq" in given:
             raise ValueError("groq is set by GROQ_API_KEY and GROQ_BASE_URL: give another server another name")
         return given
+
+    @model_validator(mode="after")
+    def _known_prices(self) -> Routes:
+        for name in self.prices:
+            provider, _, model = name.partition("/")
+            if not model or (provider != "groq" and provider not in self.providers):
+                raise ValueError(
+                    f'prices."{name}" names no provider of this file: write provider/model, as in "groq/{STRONG_MODEL}"'
+                )
+        for provider, elsewhere in self.providers.items():
+            if elsewhere.priced_as and not pricing.listed(elsewhere.priced_as):
+                raise ValueError(
+                    f"providers.{provider}.priced_as is {elsewhere.priced_as}, which {pricing.PRICE_LIST} does not know: "
+                    "leave it out, and say prices in [prices]"
+                )
+        return self
 
     @model_validator(mode="after")
     def _known_models(self) -> Routes:
@@ -262,6 +299,12 @@ def routing(settings: Settings) -> Routing:
     main = route(settings)
     if main.provider.name != "groq":
         return alone(main)
+    found = _chosen(settings, main)
+    priced(settings, found)
+    return found
+
+
+def _chosen(settings: Settings, main: Route) -> Routing:
     if settings.routes is not None:
         return _opened(read(Path(settings.routes)), main.provider)
     cheap = cheap_model(settings)
@@ -285,7 +328,7 @@ def read(path: Path) -> Routes:
     """Read a routes file; raises SettingsError with the place and what to do."""
     where = variable("routes")
     try:
-        return Routes.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        routes = Routes.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise SettingsError(f"{where}: {path} cannot be read ({type(error).__name__})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -296,6 +339,44 @@ def read(path: Path) -> Routes:
             for each in error.errors(include_url=False, include_context=False, include_input=False)
         ]
         raise SettingsError(f"{where}: {path}: " + "; ".join(lines)) from None
+    pricing.hold(
+        {
+            (name.partition("/")[0], name.partition("/")[2]): pricing.Price(
+                each.input,
+                each.input if each.cached_input is None else each.cached_input,
+                each.output,
+                each.since,
+                pricing.ROUTES_FILE,
+            )
+            for name, each in routes.prices.items()
+        },
+        {name: each.priced_as for name, each in routes.providers.items() if each.priced_as},
+    )
+    return routes
+
+
+def tell_prices(settings: Settings) -> None:
+    """For whoever reckons without routes: the prices of the routes file, if there is one. Blocks. Raises SettingsError."""
+    if settings.routes is not None:
+        read(Path(settings.routes))
+
+
+def priced(settings: Settings, routing_: Routing) -> None:
+    """Say which models have no price. Raises SettingsError where settings limit dollars: such a limit would not hold."""
+    without = [
+        f"{route.provider.name}/{route.model}"
+        for route in routing_.everywhere
+        if pricing.price_of(route.provider.name, route.model) is None
+    ]
+    limits = ("model_dollars_per_day", "model_dollars_per_month", "user_dollars_per_day")
+    limiting = [variable(name) for name in limits if getattr(settings, name)]
+    remedy = f"""say one in {variable("routes")}: [prices."{without[0] if without else ""}"] with input, output (dollars of a million tokens) and since (a date); 0 for one that costs nothing"""
+    if without and limiting:
+        raise SettingsError(
+            f"{' and '.join(limiting)} cannot be kept, as {', '.join(without)} has no price in {pricing.PRICE_LIST}: {remedy}"
+        )
+    for name in without:
+        log("llm_gateway").warning("model_without_price", model=name, price_list=pricing.PRICE_LIST, do=remedy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,11 +401,13 @@ def served(settings: Settings, groq: Provider, open_: Open) -> Served | None:
         return None
     routes = read(Path(settings.routes))
     tiers = _tiers(routes, groq, open_)
+    routing_ = Routing(routes, tiers)
+    priced(settings, routing_)
     models = {
         name: None if chosen_ == "rules" else tuple(tiers[tier] for tier in chosen_)
         for name, chosen_ in routes.models.items()
     }
-    return Served(Routing(routes, tiers), models)
+    return Served(routing_, models)
 
 
 def _opened(routes: Routes, groq: Provider) -> Routing:

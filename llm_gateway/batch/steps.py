@@ -211,7 +211,7 @@ class Steps:
         usages: dict[str, Usage] = {}
         sealed: dict[str, bytes | None] = {}
         for id_, item in items.items():
-            usages[id_] = pricing.batch_usage(batch.line.provider, said[id_])
+            usages[id_] = pricing.batch_usage(batch.line.provider, said[id_], batch.line.model)
             key = keys.get(_key_of(item))
             sealed[id_] = None if key is None else sealed_answer(key, said[id_], usages[id_])
         if not sealed:

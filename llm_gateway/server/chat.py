@@ -180,7 +180,7 @@ class Chat:
         if passed.opened is not None:
             return await self._streamed(meter, question, grant, call, sent)
         usage = pricing.usage_of(
-            meter.upstream.name, passed, sent.attempts, asyncio.get_running_loop().time() - sent.began
+            meter.upstream.name, passed, sent.attempts, asyncio.get_running_loop().time() - sent.began, asked.model
         )
         meter.settle(question, grant, asked, usage, passed.body, whole=WHOLE.issuperset(passed.finishes))
         return Answered(passed.body, "miss", grant.warnings, usage.model, usage.cost_usd)
@@ -248,7 +248,11 @@ class Chat:
                 response.close()
             completed = meter.counted(call.asked, assembly)
             usage = pricing.usage_of(
-                meter.upstream.name, completed, sent.attempts, asyncio.get_running_loop().time() - sent.began
+                meter.upstream.name,
+                completed,
+                sent.attempts,
+                asyncio.get_running_loop().time() - sent.began,
+                call.asked.model,
             )
             whole = assembly.done and failed is None
             body = assembly.body() if whole else b""

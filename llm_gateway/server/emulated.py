@@ -65,7 +65,11 @@ async def _once(  # noqa: PLR0917 -- one attempt of `answer`, with all that it h
             raise wrong from None
         raise
     usage = pricing.usage_of(
-        meter.upstream.name, sent.passed, sent.attempts, asyncio.get_running_loop().time() - sent.began
+        meter.upstream.name,
+        sent.passed,
+        sent.attempts,
+        asyncio.get_running_loop().time() - sent.began,
+        question.line.model,
     )
     repair = first is not None
     try:

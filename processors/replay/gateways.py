@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from infra.settings import Settings, SettingsError
 from llm_gateway.accounting import Stats
 from llm_gateway.gateway import Gateway
-from llm_gateway.routing import chosen
+from llm_gateway.routing import chosen, tell_prices
 
 
 class Gateways:
@@ -41,6 +41,7 @@ class Gateways:
             )
         async with self._opening:
             if model not in self._open:
+                tell_prices(self._settings)
                 made = self._build(self._settings.model_copy(update=_pinned(model) if model else {}))
                 await made.start()
                 self._open[model] = made

@@ -6,6 +6,7 @@ import asyncio
 import json
 import secrets
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -17,7 +18,7 @@ from infra.database.engine import build_engine
 from infra.keyring import DataKey, Keyring
 from infra.redis import build_redis
 from infra.settings import Settings
-from llm_gateway import cache
+from llm_gateway import cache, pricing
 from llm_gateway.accounting import Ledger
 from llm_gateway.core import Core
 from llm_gateway.policy import Policies
@@ -97,6 +98,61 @@ def test_the_console_shows_what_was_asked_what_is_left_and_what_is_kept(
     assert models["openai/gpt-oss-20b"]["usd_per_million"]["input"] > 0
     assert models["openai/gpt-oss-20b"]["circuit"] == "closed"
     said("models")
+
+
+def test_every_model_that_may_be_asked_is_shown_with_its_price_and_circuit(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    name = f"own-{secrets.token_hex(4)}"
+    routes = tmp_path / "routes.toml"
+    routes.write_text(
+        f"""
+[tiers]
+only = ["openai/gpt-oss-20b", {{provider = "second", model = "{name}"}}, {{provider = "second", model = "{name}-free"}}]
+[providers.second]
+base_url = "https://llm.example.com/v1"
+key_variable = "NOT_NEEDED_FOR_THIS"
+[prices."second/{name}"]
+input = 0.25
+output = 2
+since = 2026-10-05
+[[rules]]
+tiers = ["only"]
+"""
+    )
+    mine = settings.model_copy(update={"routes": str(routes)})
+    monkeypatch.setattr("console.gateway.models.local_settings", lambda: mine)
+
+    async def opened() -> None:
+        redis = build_redis(mine)
+        core = Core(mine, redis, Policies(mine), Ledger(build_engine(mine)).counted)
+        await core.connect()
+        for model in (name, f"{name}-unrouted"):
+            for _ in range(5):
+                core.breakers.failed(f"second:{model}", "SERVER_ERROR: as scripted")
+        await core.drained()
+        await core.close()
+        await redis.aclose()
+
+    try:
+        asyncio.run(opened())
+        run = CliRunner()
+        result = run.invoke(app, ["gateway", "models", "--json"])
+        assert result.exit_code == 0, result.output
+        rows = {f"{row['provider']}:{row['model']}": row for row in map(json.loads, result.output.splitlines())}
+        own = rows[f"second:{name}"]
+        assert own["usd_per_million"] == {"input": 0.25, "cached_input": 0.25, "output": 2.0}
+        assert (own["price_list"], own["price_since"], own["routed"]) == ("routes file", "2026-10-05", True)
+        assert (own["circuit"], own["why"]) == ("open", "SERVER_ERROR: as scripted")
+        assert rows[f"second:{name}-unrouted"]["circuit"] == "open"
+        assert rows[f"second:{name}-free"]["usd_per_million"] is None
+        listed = rows["groq:openai/gpt-oss-20b"]
+        assert listed["routed"]
+        assert listed["price_list"].startswith("genai-prices ")
+        assert datetime.fromisoformat(listed["price_since"])
+        assert f"No price: second/{name}-free" in " ".join(run.invoke(app, ["gateway", "models"]).output.split())
+    finally:
+        pricing.hold({}, {})
 
 
 async def test_the_months_amounts_are_rebuilt_from_postgres(settings: Settings, tenant: str):

@@ -66,6 +66,10 @@ strong = ["{large}", {{provider = "{other}", model = "{large}"}}]
 [providers.{other}]
 base_url = "{url}"
 key_variable = "SECOND_KEY"
+[prices."{other}/{large}"]
+input = 1000
+output = 2000
+since = 2026-11-01
 [[rules]]
 max_input_tokens = 100
 tiers = ["cheap"]
@@ -168,6 +172,16 @@ async def test_who_asks_a_model_by_its_own_name_waits_for_it(world: World) -> No
     assert loop.time() - began >= 1.9
     assert world.second.saw.answered == 1
     assert world.place.stand_in.saw.answered == 1
+
+
+async def test_a_provider_of_the_file_costs_what_the_file_says(world: World) -> None:
+    world.place.server.core.breakers.of(f"groq:{world.large}").set(5, 30.0)
+    async with world.place.openai() as client:
+        answer = await client.chat.completions.create(**named("best"))
+    [row] = await world.place.rows()
+    assert answer.usage is not None
+    dollars = answer.usage.prompt_tokens * 0.001 + answer.usage.completion_tokens * 0.002
+    assert float(row.cost_usd) == pytest.approx(dollars, rel=1e-6)
 
 
 async def test_a_stream_that_broke_off_is_not_begun_anew_elsewhere(world: World) -> None:

@@ -232,6 +232,19 @@ async def test_a_budget_is_reserved_before_it_is_spent(
 
 
 @pytest.mark.parametrize(
+    "quota", [{"model_dollars_per_day": 1.0}, {"model_dollars_per_month": 1.0}, {"user_dollars_per_day": 1.0}]
+)
+async def test_where_dollars_are_limited_a_model_without_a_price_is_not_asked(
+    opened: Opener, line: Line, tenant: str, quota: dict[str, float]
+):
+    """INVARIANT: if this fails, a model that nobody knows the price of is asked without end."""
+    core = await opened(**quota)
+    with pytest.raises(QuotaSpent, match=r"scripted/m has no price: say one in \[prices\] of HOOKLINE_ROUTES"):
+        await core.enter(asked(line, tenant, user="u"), within(1))
+    assert isinstance(await core.enter(asked(line, tenant, user="u", most_nano=10), within(1)), Grant)
+
+
+@pytest.mark.parametrize(
     ("quota", "told"),
     [
         ("user_requests_per_day", "requests per day of this user"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from infra.settings import Settings, SettingsError
-from llm_gateway import routing
+from llm_gateway import pricing, routing
 from llm_gateway.prompt import Judgement
 from llm_gateway.providers.groq import GroqProvider
 from llm_gateway.routing import Traits
@@ -37,14 +39,21 @@ tiers = ["strong"]
 """
 
 
+@pytest.fixture(autouse=True)
+def _prices() -> Iterator[None]:
+    """Prices are the process': none stay."""
+    yield
+    pricing.hold({}, {})
+
+
 def groq(**changes: object) -> Settings:
     return Settings(provider="groq", groq_api_key=SecretStr("k"), _env_file=None, **changes)  # type: ignore[arg-type]
 
 
-def opened(tmp_path: Path, text: str = FILE) -> routing.Routing:
+def opened(tmp_path: Path, text: str = FILE, **changes: object) -> routing.Routing:
     path = tmp_path / "routes.toml"
     path.write_text(text)
-    return routing.routing(groq(routes=str(path)))
+    return routing.routing(groq(routes=str(path), **changes))
 
 
 def names(plan: tuple[routing.Tier, ...]) -> list[list[str]]:
@@ -104,6 +113,13 @@ async def test_an_answer_is_taken_when_it_is_grounded_and_confident(tmp_path: Pa
         (FILE + "[models]\nbest = []", "models.best is empty"),
         (FILE + '[models]\nbest = ["best"]', "models.best names the tier best; there are cheap, strong"),
         (FILE + '[models]\nbest = "rule"', "models.best"),
+        (FILE + '[prices."third/m"]\ninput = 1\noutput = 1\nsince = 2026-11-01', 'prices."third/m" names no provider'),
+        (FILE + '[prices."second/m"]\ninput = 1\noutput = 1', "prices.second/m.since: Field required"),
+        (FILE + '[prices."second/m"]\ninput = -1\noutput = 1\nsince = 2026-11-01', "prices.second/m.input"),
+        (
+            FILE.replace('"SECOND_API_KEY"', '"SECOND_API_KEY"\npriced_as = "nobody"'),
+            "priced_as is nobody, which genai-prices",
+        ),
     ],
 )
 def test_what_is_wrong_in_the_file_is_named_with_its_place(tmp_path: Path, text: str, said: str):
@@ -150,3 +166,43 @@ async def test_the_file_gives_names_to_the_servers_clients(tmp_path: Path, monke
     assert names(served.models["best"] or ()) == [STRONG]
     assert served.models["auto"] is None
     assert routing.served(groq(), main, open_) is None
+
+
+OWN_PRICE = '[prices."second/openai/gpt-oss-120b"]\ninput = 0.3\noutput = 0.9\nsince = 2026-11-01\n'
+
+
+async def test_a_routed_model_without_a_price_is_told_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SECOND_API_KEY", "s")
+    with capture_logs() as said:
+        opened(tmp_path)
+    assert [line["model"] for line in said if line["event"] == "model_without_price"] == ["second/openai/gpt-oss-120b"]
+
+
+@pytest.mark.parametrize("limit", ["model_dollars_per_day", "model_dollars_per_month", "user_dollars_per_day"])
+async def test_dollars_are_not_limited_beside_a_model_that_nobody_knows_the_price_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+):
+    """INVARIANT: if this fails, a quota in dollars is set and holds for nothing."""
+    monkeypatch.setenv("SECOND_API_KEY", "s")
+    with pytest.raises(SettingsError, match=f"HOOKLINE_{limit.upper()} cannot be kept") as raised:
+        opened(tmp_path, **{limit: 5.0})
+    assert 'say one in HOOKLINE_ROUTES: [prices."second/openai/gpt-oss-120b"]' in str(raised.value)
+    with pytest.raises(SettingsError, match="groq/my/own has no price"):
+        routing.routing(groq(model="my/own", **{limit: 5.0}))
+
+
+@pytest.mark.parametrize(
+    ("text", "price"),
+    [
+        (FILE + OWN_PRICE, (0.3, 0.3, 0.9)),
+        (FILE.replace('"SECOND_API_KEY"', '"SECOND_API_KEY"\npriced_as = "groq"'), (0.15, 0.075, 0.6)),
+    ],
+)
+async def test_the_file_says_what_another_provider_costs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, price: tuple[float, float, float]
+):
+    monkeypatch.setenv("SECOND_API_KEY", "s")
+    opened(tmp_path, text, model_dollars_per_day=5.0)
+    found = pricing.price_of("second", "openai/gpt-oss-120b")
+    assert found is not None
+    assert (found.input, found.cached_input, found.output) == price
