@@ -386,7 +386,8 @@ class Settings(BaseSettings):
     )
     provider_limits: dict[str, ModelLimits] = Field(
         default={},
-        description="What the provider's key may take, by model (`*`: over all models), as JSON: "
+        description="What the provider's key may take, by model (`*`: over all models; `provider:model` and `provider:*` go before, where "
+        "there are several providers), as JSON: "
         '`{"openai/gpt-oss-120b": {"requests_per_minute": 1000, "tokens_per_minute": 250000, '
         '"requests_per_day": 500000, "tokens_per_day": 0}}`. What is not said is taken from the provider\'s headers.',
     )

@@ -25,7 +25,9 @@ READ_SECONDS = 10.0
 REPLAYS = "hookline:replays"
 """The user that all replays of a tenant are: their quota is their own, and what people's edits ask is not in it."""
 EVERY_MODEL = "*"
-"""In `HOOKLINE_PROVIDER_LIMITS`: the provider's key over all models."""
+"""In `HOOKLINE_PROVIDER_LIMITS`: the provider's key over all models. `provider:model` and `provider:*` speak of one provider,
+and go before `model` and `*`.
+"""
 
 
 class Amounts(BaseModel):
@@ -85,6 +87,13 @@ class LinePolicy:
     tokens_per_day: int
     key_requests: int
     key_tokens: int
+    key_requests_per_day: int
+    key_tokens_per_day: int
+
+    @property
+    def keyed(self) -> bool:
+        """Whether the key over all models has a limit."""
+        return bool(self.key_requests or self.key_tokens or self.key_requests_per_day or self.key_tokens_per_day)
 
 
 class Policies:
@@ -116,7 +125,7 @@ class Policies:
             users={REPLAYS: Amounts(requests=settings.replay_requests_per_day)},
         )
         self._limits = settings.provider_limits
-        self._lines: dict[str, LinePolicy] = {}
+        self._lines: dict[Line, LinePolicy] = {}
         self._tenants: dict[str, TenantPolicy] = {}
         self._task: asyncio.Task[None] | None = None
         self.version = 0
@@ -128,14 +137,17 @@ class Policies:
 
     def line(self, line: Line) -> LinePolicy:
         """What `line` gives."""
-        found = self._lines.get(line.model)
+        found = self._lines.get(line)
         if found is None:
-            own, whole = self._limits.get(line.model, _NONE), self._limits.get(EVERY_MODEL, _NONE)
-            found = self._lines[line.model] = LinePolicy(
+            own, whole = self._limit(line.provider, line.model), self._limit(line.provider, EVERY_MODEL)
+            found = self._lines[line] = LinePolicy(
                 own.requests_per_minute, own.tokens_per_minute, own.requests_per_day, own.tokens_per_day,
-                whole.requests_per_minute, whole.tokens_per_minute,
+                whole.requests_per_minute, whole.tokens_per_minute, whole.requests_per_day, whole.tokens_per_day,
             )  # fmt: skip
         return found
+
+    def _limit(self, provider: str, model: str) -> ModelLimits:
+        return self._limits.get(f"{provider}:{model}") or self._limits.get(model, _NONE)
 
     async def start(self) -> None:
         """Read what was written for single tenants, now if Postgres is there and again and again."""

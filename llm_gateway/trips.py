@@ -6,13 +6,13 @@ Law: makes bytes and nothing else. What is the same for all questions of a tenan
 from __future__ import annotations
 
 from infra.redis_wire import Command
-from llm_gateway.policy import Policies, nano
+from llm_gateway.policy import LinePolicy, Policies, nano
 from llm_gateway.question import Grant, Line, Question, pseudonym
 from llm_gateway.scripts import Scripts
 
 P = "hookline:llm:"
 _LANES = {"interactive": b"1", "live": b"2", "bulk": b"3"}
-_ADMIT_ARGS = 37
+_ADMIT_ARGS = 39
 _SETTLE_ARGS = 29
 _SETTLE_MANY_ARGS = 31
 _MOST_TAILS = 100_000
@@ -79,7 +79,7 @@ class Trips:
                 _bulk(
                     grant.id, tenant, pseudonym(tenant, question.user), grant.day, grant.month,
                     question.most_tokens, question.most_nano, ended, tokens, cost,
-                    grant.slot, question.tokens, window_tokens, line.name, line.key or "-",
+                    grant.slot, question.tokens, window_tokens, line.name, _key(line, limits),
                     self._policies.window_ms, str(self._policies.burst), limits.requests, limits.tokens,
                     limits.key_requests, limits.key_tokens, entry, sealed, question.ttl, grant.flight, told,
                     policy.requests_per_minute, policy.tokens_per_minute,
@@ -92,8 +92,9 @@ class Trips:
         """`tick.lua`: look whether somebody's turn has come."""
         limits = self._policies.line(line)
         return self._scripts.tick.call(
-            self._replica, line.name, line.key or "-", limits.requests, limits.tokens, limits.requests_per_day,
+            self._replica, line.name, _key(line, limits), limits.requests, limits.tokens, limits.requests_per_day,
             limits.tokens_per_day, str(self._policies.burst), self._policies.window_ms, limits.key_requests, limits.key_tokens,
+            limits.key_requests_per_day, limits.key_tokens_per_day,
         )  # fmt: skip
 
     def _tail(self, tenant: str, user: str, line: Line) -> bytes:
@@ -101,11 +102,16 @@ class Trips:
         quotas = (policy.user(user), policy.day, policy.month)
         amounts = [part for each in quotas for part in (each.requests, each.tokens, nano(each.dollars))]
         return _bulk(
-            line.name, line.key or "-", *amounts, str(self._policies.soft),
+            line.name, _key(line, limits), *amounts, str(self._policies.soft),
             policy.requests_per_minute, policy.tokens_per_minute, str(policy.weight), self._policies.window_ms,
             limits.requests, limits.tokens, limits.requests_per_day, limits.tokens_per_day, str(self._policies.burst),
-            limits.key_requests, limits.key_tokens,
+            limits.key_requests, limits.key_tokens, limits.key_requests_per_day, limits.key_tokens_per_day,
         )  # fmt: skip
+
+
+def _key(line: Line, limits: LinePolicy) -> str:
+    """What the scripts are told of the provider's key; '' where it has no limit of its own."""
+    return (line.key or "-") if limits.keyed else ""
 
 
 def _bulk(*values: str | bytes | int) -> bytes:

@@ -3,11 +3,11 @@
 --
 -- ARGV  1 replica  2 id  3 tenant  4 user  5 lane  6 cache entry ('': none)  7 flight ('': none)  8 look into the cache
 --       9 tokens expected  10 tokens at most  11 nanodollars at most  12 patience, ms  13 life of a reservation, ms
---       14 requests that it counts in the quotas (0: they do not apply)  15 line  16 provider key
+--       14 requests that it counts in the quotas (0: they do not apply)  15 line  16 provider key ('': it has no limit over all models)
 --       17..25 quotas: user, day, month: requests, tokens, nanodollars   26 soft share
 --       27 28 tenant's requests and tokens a window  29 weight  30 window, ms
 --       31..34 line: requests, tokens, requests a day, tokens a day  35 burst
---       36 37 provider key: requests and tokens a window (0: no limit)
+--       36..39 provider key: requests and tokens a window, requests and tokens a day
 -- Returns HIT bytes | FOLLOW holder | GRANTED generation day month soft left slot | QUEUED generation day month soft left next_ms
 --       | LATE ms what | SPENT scope what seconds | REBUILD
 local replica, id, tenant, user, lane = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
@@ -88,14 +88,17 @@ end
 local line, ms, burst = ARGV[15], tonumber(ARGV[30]), tonumber(ARGV[35])
 local lw = window(line, tonumber(ARGV[31]), tonumber(ARGV[32]), tonumber(ARGV[33]), tonumber(ARGV[34]), ms, burst)
 local kw = nil
-if ARGV[36] ~= '0' or ARGV[37] ~= '0' then
-  kw = window('k:' .. ARGV[16], tonumber(ARGV[36]), tonumber(ARGV[37]), 0, 0, ms, burst)
+if ARGV[16] ~= '' then
+  kw = window('k:' .. ARGV[16], tonumber(ARGV[36]), tonumber(ARGV[37]), tonumber(ARGV[38]), tonumber(ARGV[39]), ms, burst)
 end
 local tw = window('t:' .. tenant, tonumber(ARGV[27]), tonumber(ARGV[28]), 0, 0, ms, TENANT_BURST)
 
 local wait, day_spent = wait_of(lw, tokens, lane)
+if kw and not day_spent then
+  local key_wait, key_day_spent = wait_of(kw, tokens, lane)
+  wait, day_spent = math.max(wait, key_wait), key_day_spent
+end
 if day_spent then return {'LATE', tostring(math.ceil(wait)), 'day'} end
-if kw then wait = math.max(wait, wait_of(kw, tokens, lane)) end
 local own_wait = wait_of(tw, tokens, lane)
 local root = root_of(line)
 local before = 0

@@ -5,7 +5,7 @@
 --       failed (sent, no answer: the request stays in the window, and comes back to the quotas), unsent,
 --       unheard (sent, and nobody waited for the answer: as failed, but what it took is counted)
 --       10 tokens  11 nanodollars  12 slot (-1: still in the line, -2: granted without Redis)  13 tokens expected  14 tokens for the window
---       15 line  16 provider key  17 window, ms  18 burst  19 line's requests  20 line's tokens  21 22 provider key's
+--       15 line  16 provider key ('': no limit over all models)  17 window, ms  18 burst  19 line's requests  20 line's tokens  21 22 provider key's
 --       23 cache entry  24 sealed answer ('': none)  25 its life, s  26 flight  27 what waiting replicas are told
 --       28 29 tenant's requests and tokens a window  30 31 requests reserved and answered, where they are not 1
 -- Returns the generation that the question is counted in; '' when none (Redis lost its state, and nobody rebuilt it).
@@ -46,7 +46,7 @@ elseif (slot == -2 and unsent == 0) or (slot >= 0 and (unsent ~= 0 or change ~= 
     window(ARGV[15], tonumber(ARGV[19]), tonumber(ARGV[20]), 0, 0, ms, burst),
     window('t:' .. tenant, tonumber(ARGV[28]), tonumber(ARGV[29]), 0, 0, ms, TENANT_BURST),
   }
-  if ARGV[21] ~= '0' or ARGV[22] ~= '0' then
+  if ARGV[16] ~= '' then
     windows[3] = window('k:' .. ARGV[16], tonumber(ARGV[21]), tonumber(ARGV[22]), 0, 0, ms, burst)
   end
   for _, w in ipairs(windows) do

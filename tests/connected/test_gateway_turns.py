@@ -34,9 +34,10 @@ async def opened(redis_url: str) -> AsyncIterator[Opener]:
     """Cores, each as a replica has one; they share nothing but Redis."""
     closing: list[tuple[Core, Any]] = []
 
-    async def open_(limits: ModelLimits | None = None, **changes: Any) -> Core:
+    async def open_(limits: ModelLimits | dict[str, ModelLimits] | None = None, **changes: Any) -> Core:
+        given = {"m": limits} if isinstance(limits, ModelLimits) else limits or {}
         settings = Settings(
-            redis_url=redis_url, provider_limits={"m": limits} if limits else {}, model_requests_per_minute=10**6,
+            redis_url=redis_url, provider_limits=given, model_requests_per_minute=10**6,
             model_tokens_per_minute=10**9, _env_file=None,
         ).model_copy(update=changes)  # fmt: skip
         redis = build_redis(settings)
@@ -200,6 +201,51 @@ async def test_the_providers_day_ends_for_all(opened: Opener, line: Line, tenant
         assert isinstance(await core.enter(asked(line, tenant), within(1)), Grant)
     with pytest.raises(RateLimited, match="per day"):
         await core.enter(asked(line, tenant), within(1))
+
+
+@pytest.mark.parametrize("limit", [{"requests_per_day": 4}, {"tokens_per_day": 45}])
+async def test_the_day_of_the_providers_key_ends_for_all_models_and_replicas(
+    opened: Opener, line: Line, tenant: str, limit: dict[str, int]
+):
+    """INVARIANT: if this fails, a key is asked beyond its day, and each question meets a 429."""
+    cores = [await opened({"*": ModelLimits(**limit)}) for _ in range(2)]
+    lines = [Line("scripted", model, line.key) for model in ("m", "n")]
+    for number in range(4):
+        assert isinstance(await cores[number % 2].enter(asked(lines[number // 2], tenant), within(1)), Grant)
+    for core, each in zip(cores, lines, strict=True):
+        with pytest.raises(RateLimited, match="per day"):
+            await core.enter(asked(each, tenant), within(1))
+    elsewhere = Line("scripted", "m", secrets.token_hex(6))
+    assert isinstance(await cores[0].enter(asked(elsewhere, tenant), within(1)), Grant)
+
+
+async def test_what_a_question_did_not_take_comes_back_to_the_keys_day(opened: Opener, line: Line, tenant: str):
+    one, other = [await opened({"*": ModelLimits(tokens_per_day=100)}) for _ in range(2)]
+    held = await one.enter(asked(line, tenant, tokens=90), within(1))
+    assert isinstance(held, Grant)
+    with pytest.raises(RateLimited, match="per day"):
+        await other.enter(asked(line, tenant, tokens=20), within(1))
+    one.settle(held, Usage("m", 5, 5))
+    await one.drained()
+    assert isinstance(await other.enter(asked(line, tenant, tokens=20), within(1)), Grant)
+
+
+async def test_each_provider_has_the_limits_that_are_told_for_it(opened: Opener, line: Line, tenant: str):
+    """INVARIANT: if this fails, a second provider is held to Groq's numbers, or Groq to its."""
+    limits = {
+        "m": ModelLimits(requests_per_day=1),
+        "second:m": ModelLimits(requests_per_day=3),
+        "*": ModelLimits(requests_per_day=10),
+        "third:*": ModelLimits(requests_per_day=2),
+    }
+    cores = [await opened(limits) for _ in range(2)]
+    for provider, model, passes in (("scripted", "m", 1), ("second", "m", 3), ("third", "n", 2)):
+        each = Line(provider, model, secrets.token_hex(6))
+        for number in range(passes):
+            assert isinstance(await cores[number % 2].enter(asked(each, tenant), within(1)), Grant)
+        for core in cores:
+            with pytest.raises(RateLimited, match="per day"):
+                await core.enter(asked(each, tenant), within(1))
 
 
 @pytest.mark.parametrize(
