@@ -114,7 +114,7 @@ def _replaced(analyses: Mapping[str, Analysis]) -> dict[str, str]:
 
 async def _refresh(session: Session, index: Index, tally: Tally) -> dict[str, Any]:
     items = index.items
-    gone = await erased(session.parts.engine, items)
+    gone = await erased(session.parts.engine, session.people, items)
     left = [item for item in items if item.ref not in gone]
     tally("erased", len({item.ref for item in items} & gone))
     calls: Counter[str] = Counter()

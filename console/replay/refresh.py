@@ -2,7 +2,7 @@
 
 Law: it passes no duplicate check, because it publishes changes whose reason is `replay`, which pass; what people see is
 still decided by versions. Such a change carries no property and no author: when they changed was told when they did. Who
-was erased is not triggered, whatever old deliveries say of them.
+was erased is not triggered, whatever old deliveries say of them: nobody could open such a trigger, for no key is kept for them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from infra.database.tables import data_keys, hydrator_state
 from infra.kafka.broker import Publisher
 from infra.kafka.codec import Received
 from infra.kafka.raw import Raw
+from infra.privacy.people import People
 from ingress.fold import fold
 from ingress.sources.source import Event, Source
 from processors.replay.seams import CountingCodec, Tally
@@ -79,20 +80,23 @@ def refreshing(change: Change) -> Change:
     )
 
 
-async def erased(engine: AsyncEngine, items: Sequence[Item]) -> set[RecordRef]:
-    """Of these, the records whose person was erased: told so by a change, or known to us and without their key."""
+async def erased(engine: AsyncEngine, people: People, items: Sequence[Item]) -> set[RecordRef]:
+    """Of these, the records whose person was erased: told so by a change, on the list of the erased (a finished erasure leaves
+    nothing else of them), or known to us and without their key.
+    """
     found = {item.ref for item in items if item.change is not None and item.change.kind == "erased"}
     refs = [item.ref for item in items]
     key = (hydrator_state.c.tenant, hydrator_state.c.account, hydrator_state.c.object, hydrator_state.c.record_id)
     name = sa.func.concat_ws("/", *key)
-    async with engine.connect() as connection:
-        for start in range(0, len(refs), _ASKED_AT_ONCE):
-            page = refs[start : start + _ASKED_AT_ONCE]
-            asked = (
-                sa.select(*key)
-                .where(sa.tuple_(*key).in_([tuple(ref) for ref in page]))
-                .where(~sa.exists().where(data_keys.c.scope == "record", data_keys.c.name == name))
-            )
+    for start in range(0, len(refs), _ASKED_AT_ONCE):
+        page = refs[start : start + _ASKED_AT_ONCE]
+        found |= await people.erased(page)
+        asked = (
+            sa.select(*key)
+            .where(sa.tuple_(*key).in_([tuple(ref) for ref in page]))
+            .where(~sa.exists().where(data_keys.c.scope == "record", data_keys.c.name == name))
+        )
+        async with engine.connect() as connection:
             found.update(RecordRef(*row) for row in (await connection.execute(asked)).all())
     return found
 
@@ -103,8 +107,9 @@ class Refresh:
     grouped = True
     wrote = False
 
-    def __init__(self, engine: AsyncEngine, publisher: Publisher, tally: Tally) -> None:
+    def __init__(self, engine: AsyncEngine, people: People, publisher: Publisher, tally: Tally) -> None:
         self._engine = engine
+        self._people = people
         self._publisher = publisher
         self._tally = tally
 
@@ -115,7 +120,7 @@ class Refresh:
     async def handle(self, fetched: Fetched) -> None:
         """See Work."""
         items = [item for item, _ in fetched]
-        gone = await erased(self._engine, items)
+        gone = await erased(self._engine, self._people, items)
         changes = [refreshing(item.change) for item in items if item.change is not None and item.ref not in gone]
         await self._publisher.publish(CHANGES_BULK, changes)
         self._tally("erased", len({item.ref for item in items} & gone))

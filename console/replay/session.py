@@ -27,6 +27,7 @@ from infra.kafka.broker import Publisher
 from infra.kafka.codec import Codec
 from infra.kafka.connection import options
 from infra.plugins import load
+from infra.privacy.people import People
 from infra.role import Parts
 from infra.settings import Settings
 from ingress.sources.source import Source
@@ -51,6 +52,7 @@ class Session:
     gateways: Gateways
     promotions: Promotions
     closing: AsyncExitStack
+    people: People
     consumers: list[AIOKafkaConsumer] = field(default_factory=list)
 
     async def closing_consumers(self) -> None:
@@ -96,7 +98,7 @@ class Session:
     async def work(self, replay: Replay, tally: Tally) -> Work:
         """What its topic and mode mean."""
         if replay.topic in REFRESHES:
-            return Refresh(self.parts.engine, await self.publisher(), tally)
+            return Refresh(self.parts.engine, self.people, await self.publisher(), tally)
         feed = await self.feed(replay.topic, replay.ranges)
         if replay.topic == INSIGHTS.name:
             return Redelivery(feed, await self.publisher(), self.parts.keyring, tally, replay.filter.destination)
@@ -140,7 +142,8 @@ async def session(given: Settings | None = None) -> AsyncIterator[Session]:
         closing.push_async_callback(gateways.stop)
         promotions = Promotions(parts.engine, AsInstalled(installed(settings), settings.generation), gateways)
         await promotions.refresh()
-        made = Session(settings, parts, Replays(parts.engine), gateways, promotions, closing)
+        people = People(parts.engine, parts.keyring)
+        made = Session(settings, parts, Replays(parts.engine), gateways, promotions, closing, people)
         closing.push_async_callback(made.closing_consumers)
         yield made
 

@@ -34,6 +34,7 @@ from infra.kafka.broker import Publisher
 from infra.kafka.codec import Codec
 from infra.kafka.connection import options
 from infra.local.groq_stand_in import GroqStandIn
+from infra.privacy.eraser import Eraser
 from infra.set_aside import Aside, SetAside
 from infra.settings import Settings
 from processors.replay.candidate import Candidate
@@ -395,35 +396,42 @@ async def test_insights_are_delivered_again_to_the_destination_that_was_added_la
     }
 
 
-async def test_a_refresh_from_deliveries_triggers_who_they_name_but_for_the_erased(place: Place) -> None:
-    parts = place.opened.parts
-    await parts.registry.add_tenant(place.tenant, "Acme")
-    await parts.registry.add_account(place.tenant, "hubspot", "hubspot:33", "Portal", {}, {"token": "t"})
-    endpoint = await parts.registry.add_endpoint(
+async def connected(place: Place) -> str:
+    """A HubSpot account of the tenant; returns its endpoint's id."""
+    registry = place.opened.parts.registry
+    await registry.add_tenant(place.tenant, "Acme")
+    await registry.add_account(place.tenant, "hubspot", "hubspot:33", "Portal", {}, {"token": "t"})
+    endpoint = await registry.add_endpoint(
         place.tenant, "hubspot", "app", {"app_id": "1"}, None, accounts=["hubspot:33"]
     )
-    await parts.directory.refresh()
+    await place.opened.parts.directory.refresh()
+    return endpoint.id
 
-    def event(number: int, record: int, portal: int = 33) -> dict[str, Any]:
-        return {
-            "eventId": number, "subscriptionId": 2, "portalId": portal, "appId": 1, "occurredAt": 1751276050977, "attemptNumber": 0,
-            "subscriptionType": "contact.propertyChange", "objectId": record, "propertyName": "jobtitle", "propertyValue": "VP",
-        }  # fmt: skip
 
-    bodies = [[event(1, 1), event(2, 2)], [event(1, 1), event(2, 2)], [event(3, 3), event(4, 4, portal=666)]]
+def event(number: int, record: int, portal: int = 33) -> dict[str, Any]:
+    return {
+        "eventId": number, "subscriptionId": 2, "portalId": portal, "appId": 1, "occurredAt": 1751276050977, "attemptNumber": 0,
+        "subscriptionType": "contact.propertyChange", "objectId": record, "propertyName": "jobtitle", "propertyValue": "VP",
+    }  # fmt: skip
+
+
+async def deliver(place: Place, endpoint: str, *bodies: list[dict[str, Any]]) -> None:
     await place.publisher.publish(
         DELIVERIES,
         [
             Delivery(
-                request_id=f"{place.tenant}-{number}", tenant=place.tenant, endpoint=endpoint.id, source="hubspot",
+                request_id=f"{place.tenant}-{number}", tenant=place.tenant, endpoint=endpoint, source="hubspot",
                 received_at=datetime.now(UTC), content_type="application/json", body=json.dumps(body).encode(),
             )
             for number, body in enumerate(bodies)
         ],
     )  # fmt: skip
-    known = [RecordRef(place.tenant, "hubspot:33", "contact", id_) for id_ in ("1", "3")]
-    await parts.keyring.for_records(known)
-    async with parts.engine.begin() as connection:
+
+
+async def hydrated(place: Place, *refs: RecordRef) -> None:
+    """As the hydrator knows records that it has published."""
+    await place.opened.parts.keyring.for_records(refs)
+    async with place.opened.parts.engine.begin() as connection:
         moment = datetime.now(UTC)
         await connection.execute(
             hydrator_state.insert(),
@@ -432,15 +440,59 @@ async def test_a_refresh_from_deliveries_triggers_who_they_name_but_for_the_eras
                     **dict(zip(("tenant", "account", "object", "record_id"), ref, strict=True)),
                     "content": b"", "fields": {}, "modified_at": moment, "read_at": moment,
                 }
-                for ref in known
+                for ref in refs
             ],
         )  # fmt: skip
-    await parts.keyring.destroy_records([known[1]])
+
+
+async def test_a_refresh_from_deliveries_triggers_who_they_name_but_for_the_erased(place: Place) -> None:
+    endpoint = await connected(place)
+    await deliver(
+        place, endpoint, [event(1, 1), event(2, 2)], [event(1, 1), event(2, 2)], [event(3, 3), event(4, 4, portal=666)]
+    )
+    known = [RecordRef(place.tenant, "hubspot:33", "contact", id_) for id_ in ("1", "3")]
+    await hydrated(place, *known)
+    await place.opened.parts.keyring.destroy_records([known[1]])
     planned = await place.plan(topic=DELIVERIES.name)
     assert (planned.planned["messages"], planned.planned["records"]) == (3, 2)
     assert planned.planned["skipped"] == {"erased": 1, "refused": 1}
     done = await place.run(planned)
     assert (done.used["triggered"], done.used["erased"]) == (2, 1)
+
+
+async def test_a_refresh_passes_over_who_was_erased_to_the_end(place: Place) -> None:
+    """INVARIANT: an erasure that is done leaves no row and no key of the person, and yet nobody triggers them again: sealed under
+    a key that nobody keeps, such a trigger would become a dead letter, for each delivery that once named them.
+    """
+    endpoint = await connected(place)
+    await deliver(place, endpoint, [event(1, 1), event(2, 2)])
+    person, other = (RecordRef(place.tenant, "hubspot:33", "contact", id_) for id_ in ("1", "2"))
+    await hydrated(place, person, other)
+    parts = place.opened.parts
+
+    async def translated(_: Any) -> tuple[dict[str, int], int]:
+        return {}, 0
+
+    eraser = Eraser(
+        parts.engine, parts.keyring, place.publisher, accounts=parts.directory, clients={}, backlog=translated,
+        settle_seconds=0.0,
+    )  # fmt: skip
+    asked = await eraser.erasures.request(person, eraser.people.person_mark(person), by="test", at_once=False)
+    erasure = await eraser.run(asked)
+    assert erasure is not None
+    assert erasure.step == "done"
+    async with parts.engine.connect() as connection:
+        known = sa.select(hydrator_state.c.record_id).where(hydrator_state.c.tenant == place.tenant)
+        assert (await connection.scalars(known)).all() == ["2"]
+    bulk = Listener(place.settings, place.codec, CHANGES_BULK, place.tenant)
+    await bulk.pump.start()
+    planned = await place.plan(topic=DELIVERIES.name)
+    assert (planned.planned["records"], planned.planned["skipped"]) == (1, {"erased": 1})
+    done = await place.run(planned)
+    assert (done.used["triggered"], done.used["erased"]) == (1, 1)
+    found = await bulk.until(lambda found: len(found) >= 1)
+    await bulk.pump.drain(5)
+    assert [each.ref for each in found] == [other]
 
 
 def test_the_commands_say_what_they_found_and_what_to_do_next(
