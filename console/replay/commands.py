@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -14,10 +13,11 @@ from console.replay import compare, planner, running, view
 from console.replay.filter import Filter
 from console.replay.index import resolve
 from console.replay.promote import make_live
-from console.replay.session import Session, check_topic, session
+from console.replay.session import Session, check_filter, check_topic, session
 from console.replay.store import Mode, Replay
 from console.runtime import ConsoleError, err, out
 from console.runtime import run as run_async
+from console.times import moment
 from processors.replay.candidate import Candidate, CandidateError
 from processors.replay.diff import Difference
 from schemas.topics import RECORDS
@@ -43,17 +43,6 @@ def _command(act: Callable[[Session], Awaitable[T]]) -> T:
         raise ConsoleError(str(error)) from error
 
 
-def _moment(text: str) -> datetime | None:
-    """ISO 8601; without a zone it is UTC."""
-    if not text:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ConsoleError(f"{text!r} is no time: write 2026-11-22T14:00:00Z, or 2026-11-22") from error
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
 def _offsets(text: str) -> tuple[int | None, int | None]:
     """`100:200`, `100:`, `:200`."""
     if not text:
@@ -71,9 +60,13 @@ def plan(
     account: Annotated[str, typer.Option(help="Only this account's.")] = "",
     object_: Annotated[str, typer.Option("--object", help="Only this kind of record, e.g. deal.")] = "",
     record: Annotated[str, typer.Option(help="One record: tenant/account/object/id.")] = "",
-    analysis: Annotated[list[str] | None, typer.Option(help="Only this analysis; may be given again.")] = None,
-    since: Annotated[str, typer.Option(help="Messages from this time on (ISO 8601, UTC).")] = "",
-    until: Annotated[str, typer.Option(help="Messages before this time.")] = "",
+    analysis: Annotated[
+        list[str] | None, typer.Option(help="From crm.records, crm.insights: only this analysis; may be given again.")
+    ] = None,
+    since: Annotated[
+        str, typer.Option(help="Messages from this time on: 2026-11-22, 2026-11-22T14:05Z, or how long ago: 2h, 3d.")
+    ] = "",
+    until: Annotated[str, typer.Option(help="Messages before this time, as --since.")] = "",
     partition: Annotated[int | None, typer.Option(help="Only this partition.")] = None,
     offsets: Annotated[str, typer.Option(help="FIRST:END on each partition.")] = "",
     destination: Annotated[str, typer.Option(help="From crm.insights: only to this destination.")] = "",
@@ -93,8 +86,9 @@ def plan(
         raise ConsoleError("a prompt or a plug-in belongs to one analysis: give --analysis once")
     first, last = _offsets(offsets)
     wanted = Filter(
-        tenant, account, object_, record, names, _moment(since), _moment(until), partition, first, last, destination
+        tenant, account, object_, record, names, moment(since), moment(until), partition, first, last, destination
     )
+    check_filter(topic, wanted)
     candidate = Candidate.read(names[0] if len(names) == 1 else "", prompt, model, plugin)
 
     async def act(opened: Session) -> Replay:

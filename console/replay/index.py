@@ -73,24 +73,23 @@ async def build(
     """Read a range once. Raises KafkaError, and what `decode` raises."""
     newest: dict[tuple[RecordRef, str], Item] = {}
     messages = 0
-    selection = wanted.selection(by_key=topic != DELIVERIES.name)
+    hidden = topic == DELIVERIES.name
+    selection = wanted.selection(by_key=not hidden)
     async for page in raw_range(consumer, topic, ranges, selection=selection):
         live = [raw for raw in page if raw.value is not None]
         if decode is not None:
-            messages += len(live)
-            for raw, change in await decode(live):
-                if wanted.takes(change.ref):
-                    _keep(newest, Item(raw.partition, raw.offset, change.ref, change))
+            meant = [(raw, change) for raw, change in await decode(live) if wanted.takes(change.ref)]
+            for raw, change in meant:
+                _keep(newest, Item(raw.partition, raw.offset, change.ref, change))
+            # Keys of changes have told already who is meant; a delivery's tells the tenant alone.
+            messages += len({(raw.partition, raw.offset) for raw, _ in meant}) if hidden else len(live)
             continue
         for raw in live:
             tenant, account, object_, record = owner(raw)
-            if record:
+            analysis = (raw.key or b"").decode().rpartition("/")[2] if topic == INSIGHTS.name else ""
+            if record and (not analysis or not wanted.analyses or analysis in wanted.analyses):
                 messages += 1
-                analysis = (raw.key or b"").decode().rpartition("/")[2] if topic == INSIGHTS.name else ""
-                if not analysis or not wanted.analyses or analysis in wanted.analyses:
-                    _keep(
-                        newest, Item(raw.partition, raw.offset, RecordRef(tenant, account, object_, record)), analysis
-                    )
+                _keep(newest, Item(raw.partition, raw.offset, RecordRef(tenant, account, object_, record)), analysis)
     items = sorted(newest.values(), key=lambda item: (item.partition, item.offset))
     return Index(messages, len({item.ref for item in items}), tuple(items))
 

@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.protocol.admin import DeleteGroupsRequest
 
 from console.replay.feed import Feed
+from console.replay.filter import Filter
 from console.replay.index import Decode
 from console.replay.redelivery import Redelivery
 from console.replay.refresh import Refresh, from_changes, from_deliveries
@@ -154,3 +155,17 @@ def check_topic(topic: str, *, shadow: bool) -> None:
         raise ConsoleError(f"{topic} cannot be replayed: give --topic, one of {', '.join(REPLAYABLE)}")
     if shadow and topic != RECORDS.name:
         raise ConsoleError(f"a shadow is made from stored snapshots: leave --topic out, or give --topic {RECORDS.name}")
+
+
+def check_filter(topic: str, wanted: Filter) -> None:
+    """Raises ConsoleError for a choice that a replay from this topic could not keep to: it would do more than was meant."""
+    if wanted.analyses and topic in REFRESHES:
+        raise ConsoleError(
+            f"--analysis chooses nothing from {topic}: a refresh has records read from the CRM again, and every analysis looks at "
+            f"what is new in them. Leave --analysis out, or replay stored snapshots with it: --topic {RECORDS.name}"
+        )
+    if wanted.destination and topic != INSIGHTS.name:
+        raise ConsoleError(
+            f"--destination chooses nothing from {topic}: what a replay from there publishes goes to every destination that runs. "
+            f"Leave --destination out, or deliver stored insights to {wanted.destination} alone: --topic {INSIGHTS.name}"
+        )

@@ -386,7 +386,7 @@ async def test_insights_are_delivered_again_to_the_destination_that_was_added_la
     redriven = Listener(place.settings, place.codec, INSIGHTS_REDRIVEN, place.tenant)
     await redriven.pump.start()
     planned = await place.plan(topic=INSIGHTS.name, destination="postgres", analyses=("lead_intel",))
-    assert planned.planned["insights"] == 2
+    assert (planned.planned["messages"], planned.planned["insights"]) == (2, 2)
     assert (await place.run(planned)).used["redelivered"] == 2
     found = await redriven.until(lambda found: len(found) >= 2)
     await redriven.pump.drain(5)
@@ -458,6 +458,10 @@ async def test_a_refresh_from_deliveries_triggers_who_they_name_but_for_the_eras
     assert planned.planned["skipped"] == {"erased": 1, "refused": 1}
     done = await place.run(planned)
     assert (done.used["triggered"], done.used["erased"]) == (2, 1)
+    of_one = await place.plan(topic=DELIVERIES.name, record=str(known[0]))
+    assert (of_one.planned["messages"], of_one.planned["records"]) == (2, 1), (
+        "deliveries that name nobody meant do not count"
+    )
 
 
 async def test_a_refresh_passes_over_who_was_erased_to_the_end(place: Place) -> None:
@@ -524,12 +528,19 @@ def test_the_commands_say_what_they_found_and_what_to_do_next(
     assert "no message of tenant" in hookline("replay", "plan", "--tenant", tenant, code=2)
     assert "cannot be replayed" in hookline("replay", "plan", "--topic", "crm.dead-letters", code=2)
     assert "add --shadow" in hookline("replay", "plan", "--model", "m", code=2)
+    assert "--analysis chooses nothing from crm.changes" in hookline(
+        "replay", "plan", "--topic", "crm.changes", "--analysis", "lead_intel", code=2
+    )
+    assert "--destination chooses nothing from crm.records" in hookline(
+        "replay", "plan", "--destination", "postgres", code=2
+    )
+    assert "is no time" in hookline("replay", "plan", "--since", "yesterday", code=2)
     assert "no replay 'r1'" in hookline("replay", "show", "r1", code=2)
     asyncio.run(_publish(settings, tenant))
     assert "HOOKLINE_PROVIDER is the offline rules" in hookline(
         "replay", "plan", "--tenant", tenant, "--shadow", "--model", "m", code=2
     )
-    planned = json.loads(hookline("replay", "plan", "--tenant", tenant, "--rate", "1000", "--json"))
+    planned = json.loads(hookline("replay", "plan", "--tenant", tenant, "--since", "2h", "--rate", "1000", "--json"))
     assert planned["planned"]["records"] == 1
     assert json.loads(hookline("replay", "rate", planned["id"], "500", "--json"))["rate"] == 500
     assert "used" in hookline("replay", "run", planned["id"])
