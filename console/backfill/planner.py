@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from console.backfill.store import Backfill, Backfills
-from console.replay.crm_cost import budget_of, calls_for
+from console.replay.crm_cost import calls_for, published
 from console.runtime import ConsoleError
 from infra.accounts import Account
 from infra.crm.client import CrmClient
@@ -53,7 +53,7 @@ async def plan(
         raise ConsoleError(
             f"{account.id}: none of these kinds of records may be read with its credentials: `hookline account check {account.id}`"
         )
-    share = max(1, int(budget_of(account) * settings.backfill_daily_share))
+    share = max(1, int(published(account) * settings.backfill_daily_share))
     return await backfills.create(
         tenant=account.tenant,
         account=account.id,

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from console.replay.crm_cost import budget_of, calls_for
+from console.replay.crm_cost import budget_of, calls_for, most_calls_for
 from console.replay.index import PAGE, Index, Item, build, windows
 from console.replay.refresh import erased
 from console.replay.session import REFRESHES, Session
 from console.replay.snapshots import to_estimate
 from console.replay.store import Replay
+from infra.accounts import Account
 from infra.database.tables import analyst_state
 from llm_gateway import pricing
 from llm_gateway.routing import chosen
@@ -118,6 +119,8 @@ async def _refresh(session: Session, index: Index, tally: Tally) -> dict[str, An
     left = [item for item in items if item.ref not in gone]
     tally("erased", len({item.ref for item in items} & gone))
     calls: Counter[str] = Counter()
+    most: Counter[str] = Counter()
+    called: dict[str, Account] = {}
     waiting = 0
     for pages, _ in windows(left, grouped=True):
         for page in pages:
@@ -125,15 +128,20 @@ async def _refresh(session: Session, index: Index, tally: Tally) -> dict[str, An
             if account is None or account.state == "disconnected":
                 waiting += len(page)
                 continue
+            called[account.id] = account
             calls[account.id] += calls_for(account.crm, page[0].ref.object, len(page))
-    budgets = {
-        account: {"calls": number, "a_day": budget_of(session.parts.directory.account(account))}
-        for account, number in calls.items()
-    }
+            most[account.id] += most_calls_for(account.crm, page[0].ref.object, len(page))
     new = await _never_analysed(session.parts.engine, left)
     return {
         "records": len({item.ref for item in left}),
-        "crm_calls": budgets,
+        "crm_calls": {
+            id_: {
+                "calls": calls[id_],
+                "at_most": most[id_],
+                **asdict(await budget_of(session.settings, session.parts.redis, account)),
+            }
+            for id_, account in called.items()
+        },
         "disconnected": waiting,
         "model_calls_at_most": sum(_asking(item) for item in left),
         "model_calls_of_new_records": sum(_asking(item) for item in left if item.ref in new),

@@ -106,8 +106,7 @@ def _plan_rows(replay: Replay, numbers: Mapping[str, Any]) -> list[tuple[str, st
             )
         )
     rows += [
-        ("CRM calls", f"{account}: {each['calls']:,} at most, of {each['a_day']:,} a day")
-        for account, each in numbers["crm_calls"].items()
+        ("CRM calls", line) for account, each in numbers["crm_calls"].items() for line in _crm_calls(account, each)
     ] or [("CRM calls", "none")]
     if numbers.get("disconnected"):
         rows.append(("", f"{numbers['disconnected']:,} records wait for their account to be connected again"))
@@ -115,6 +114,19 @@ def _plan_rows(replay: Replay, numbers: Mapping[str, Any]) -> list[tuple[str, st
         rows.append(("passed over", ", ".join(f"{name} {number:,}" for name, number in numbers["skipped"].items())))
     rows.append(("duration", f"{timedelta(seconds=round(numbers['seconds']))} at {replay.rate:g} records/s"))
     return rows
+
+
+def _crm_calls(account: str, each: Mapping[str, Any]) -> list[str]:
+    lines = [f"{account}: about {each['calls']:,}, {each['at_most']:,} at most"]
+    if each["left"] is None:
+        return [f"{lines[0]}; what it may call a day is not known"]
+    lines[0] += (
+        f"; {each['left']:,} left today for bulk work, which stops at {each['bulk_share']:.0%} of the {each['a_day']:,} a day "
+        f"that {each['said_by']}"
+    )
+    if each["calls"] > each["left"]:
+        lines.append("more than is left: beyond it records are set aside, and read when the day allows it again")
+    return lines
 
 
 def row(console: Console, replay: Replay) -> None:

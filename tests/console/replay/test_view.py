@@ -43,11 +43,18 @@ def test_a_plan_says_all_that_decides_about_it() -> None:
 
 
 def test_a_refresh_shows_its_calls_against_the_day() -> None:
-    calls = {"hubspot:1": {"calls": 90, "a_day": 250_000}}
+    day = {"a_day": 250_000, "left": 60, "bulk_share": 0.5, "said_by": "hubspot last said"}
+    calls = {
+        "hubspot:1": {"calls": 90, "at_most": 120, **day},
+        "other:2": {"calls": 9, "at_most": 12, **day, "left": None},
+    }
     more = {"model_calls_at_most": 2000, "model_calls_of_new_records": 10, "disconnected": 5, "crm_calls": calls}
     said = printed(view.plan, replace(REPLAY, planned={**NUMBERS, **more, "what": kind_of("crm.changes")}))
     assert "refreshes" in said
-    assert "hubspot:1: 90 at most, of 250,000 a day" in said
+    assert "hubspot:1: about 90, 120 at most; 60 left today for bulk work" in said
+    assert "stops at 50% of the 250,000 a day that hubspot last said" in said
+    assert "more than is left" in said
+    assert "other:2: about 9, 12 at most; what it may call a day is not known" in said
     assert "5 records wait for their account" in said
     assert "2,000 if every record has changed" in said
 
