@@ -21,6 +21,7 @@ from processors.batched import Batched
 from processors.hydrator import Hydrator
 from processors.match_store import MatchStore
 from processors.missed import PostgresMissed
+from processors.redriven import PostgresRedriven
 from processors.replay.gateways import Gateways
 from processors.replay.promotions import Promotions
 from processors.set_aside_emitter import Emitter
@@ -75,6 +76,7 @@ class HydratorRole(Role):
             disconnect=registry.disconnect,
             people=People(self.parts.engine, self.parts.keyring),
             missed=PostgresMissed(self.parts.engine),
+            redriven=PostgresRedriven(self.parts.engine),
             way=way,
         )
         window = self.settings.coalesce_window_seconds

@@ -1,8 +1,8 @@
 """The hydrator: a change names a record, the CRM says how it stands, and a snapshot follows if there is news in it.
 
 Law: the CRM is read, never believed from a message; what the CRM refuses for one account or record holds nobody else up.
-Order of effects: snapshot acknowledged → state kept → asides and dead letters → the pump commits. A crash anywhere between
-repeats the batch, at worst with the same snapshot again.
+Order of effects: what was redriven noted → snapshot acknowledged → state kept → asides and dead letters → the pump commits. A
+crash anywhere between repeats the batch, at worst with the same snapshot again.
 
 Two owners at once: a member that lost its partitions without noticing (or the other lane) may publish what it read before
 somebody else read and published. Who keeps its state and finds that another was kept since it loaded triggers the record
@@ -51,6 +51,7 @@ from processors.hydration import (
 )
 from processors.missed import Missed
 from processors.ports import Accounts, Letter, Opens, Publishes, owner_of, write_letters
+from processors.redriven import Redriven, asking_once
 from processors.snapshots import SnapshotTooLargeError
 from processors.state import HydratorState, Published, Standing
 from processors.tracing import begin
@@ -97,13 +98,15 @@ class Hydrator:
         disconnect: Callable[[str, str], Awaitable[bool]],
         people: People | None = None,
         missed: Missed | None = None,
+        redriven: Redriven | None = None,
         way: GivingWay | None = None,
         max_snapshot_bytes: int = MAX_SNAPSHOT_BYTES,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`fingerprint` is the keyring's; `disconnect(account, reason)` tells the registry that
         access was revoked; False: the account was connected anew this moment. `people`: whom records speak of, and
-        who was erased; without it nobody was. `missed`: where it is counted what no webhook told.
+        who was erased; without it nobody was. `missed`: where it is counted what no webhook told. `redriven`: what was
+        redriven before; without it nothing was.
         `way`: what the bulk lane gives way by; somebody else runs it.
         """
         self._codec = codec
@@ -116,6 +119,7 @@ class Hydrator:
         self._disconnect = disconnect
         self._people = people
         self._missed = missed
+        self._redriven = redriven
         self._way = way or GivingWay()
         self._max_snapshot_bytes = max_snapshot_bytes
         self._monotonic = monotonic
@@ -143,6 +147,8 @@ class Hydrator:
         """Return when all that these changes cause is acknowledged. Raises Unavailable when nobody can go on now."""
         received, refused = await self._codec.open(topic, raws)
         letters = [Letter(raw, cause, detail, *owner_of(raw)) for raw, cause, detail in refused]
+        if self._redriven is not None:
+            received = await asking_once(received, self._redriven)
         triggers = fold(received)
         metrics.COALESCED.inc(len(received) - len(triggers))
         await self._leave_out_erased(triggers)

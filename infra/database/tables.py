@@ -220,6 +220,19 @@ set_aside = sa.Table(
     _now(),
 )
 
+redriven_changes = sa.Table(
+    "redriven_changes",
+    metadata,
+    sa.Column(
+        "digest", sa.LargeBinary, primary_key=True, comment="SHA-256 of the sealed bytes that a redrive publishes"
+    ),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("partition", sa.Integer, nullable=False, comment="with the offset: the first message of them"),
+    sa.Column("message_offset", sa.BigInteger, nullable=False),
+    _now(),
+    sa.Index("redriven_changes_created_at", "created_at"),
+)
+
 refusals = sa.Table(
     "refusals",
     metadata,

@@ -3,7 +3,8 @@
 Law: decides and builds, publishes nothing. A redriven message must be harmless twice:
 
 - a delivery goes back to `crm.deliveries`: of its events those that passed are dropped as seen, those that failed pass;
-- a change goes to `crm.changes.bulk` as it was: it is a trigger, and the CRM is read anew;
+- a change goes to `crm.changes.bulk` as it was: it is a trigger, and the CRM is read anew (what one asks for beyond that, it gets
+  once: `processors/redriven.py`);
 - a snapshot is never published again (its topic keeps the last one of a record, and this is an old one): a change with the
   reason `redrive` has the record read anew, and the analyst makes what is missing;
 - an insight goes to `crm.insights.redriven`, for the one destination that refused it, which takes it only if it is newer.

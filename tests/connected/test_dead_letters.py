@@ -1,4 +1,7 @@
-"""Dead letters on real servers: indexed, shown, redriven to where they failed, once in effect however often."""
+"""Dead letters on real servers: indexed, shown, redriven to where they failed.
+
+That their effects come once, however often: `test_redriven_twice.py`.
+"""
 
 from __future__ import annotations
 

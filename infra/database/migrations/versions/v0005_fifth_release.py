@@ -29,8 +29,22 @@ def upgrade() -> None:
     )
     op.add_column(_OBJECTS, sa.Column("day", sa.Text(), server_default="", nullable=False))
     op.add_column(_OBJECTS, sa.Column("month", sa.Text(), server_default="", nullable=False))
+    op.create_table(
+        "redriven_changes",
+        sa.Column(
+            "digest", sa.LargeBinary(), nullable=False, comment="SHA-256 of the sealed bytes that a redrive publishes"
+        ),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("partition", sa.Integer(), nullable=False, comment="with the offset: the first message of them"),
+        sa.Column("message_offset", sa.BigInteger(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.PrimaryKeyConstraint("digest", "attempt"),
+    )
+    op.create_index("redriven_changes_created_at", "redriven_changes", ["created_at"], unique=False)
 
 
 def downgrade() -> None:
+    op.drop_index("redriven_changes_created_at", table_name="redriven_changes")
+    op.drop_table("redriven_changes")
     for name in ("month", "day", "grant_id", "most_nano", "most_tokens", "requests", "user"):
         op.drop_column(_OBJECTS, name)
