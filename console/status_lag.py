@@ -1,13 +1,14 @@
-"""How far each role and lane is behind: in messages, and in seconds.
+"""How far each role and lane is behind, in messages and in seconds, and what to do about it.
 
-Law: reads offsets and moves none. Seconds are the age of the oldest message that waits: the time that the record at the
+Law: reads offsets and moves none. Why somebody is behind is known to its own process alone (`/health/ready`): what is told here is
+what offsets, members and open letters show. Seconds are the age of the oldest message that waits: the time that the record at the
 group's committed offset carries, which is when it was published.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
@@ -16,13 +17,16 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from console.reading import partitions_of, reader
+from console.status_letters import open_letters
 from console.status_section import Section, Sight
 from infra.kafka.connection import options
-from infra.settings import Settings
+from infra.kafka.downstream import ENOUGH, MOST_BEHIND
+from infra.settings import Settings, variable
 from ingress.translator_app import GROUP as TRANSLATOR_GROUP
-from processors.app import ANALYST_GROUP, HYDRATOR_BULK_GROUP, HYDRATOR_GROUP
+from processors.app import ANALYST_GROUP, HYDRATOR_BULK_GROUP, HYDRATOR_GROUP, rest_seconds
 from schemas.topics import CHANGES, CHANGES_BULK, DELIVERIES, INSIGHTS, INSIGHTS_REDRIVEN, RECORDS
 from sinks.app import group_of
 
@@ -32,9 +36,22 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     HYDRATOR_BULK_GROUP: ("hydrator", (CHANGES_BULK.name,)),
     ANALYST_GROUP: ("analyst", (RECORDS.name,)),
 }
-LANES = {CHANGES.name: "live", CHANGES_BULK.name: "bulk", INSIGHTS_REDRIVEN.name: "redriven"}
+BOTH = "live+bulk"
+LANES = {
+    CHANGES.name: "live",
+    CHANGES_BULK.name: "bulk",
+    RECORDS.name: BOTH,
+    INSIGHTS.name: BOTH,
+    INSIGHTS_REDRIVEN.name: "redriven",
+}
+_AFTER = frozenset({RECORDS.name, INSIGHTS.name})
+"""What bulk work waits for when its readers are far behind."""
 ANSWER_SECONDS = 5.0
 """So long at most for the oldest messages; a partition whose answer is missing counts with the others' age."""
+CALM_SECONDS = 5.0
+"""What waits for less needs no word."""
+SLOW_SECONDS = 60.0
+"""Whoever reads and leaves something waiting for longer is paused or too slow."""
 
 
 def groups(settings: Settings) -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -55,7 +72,23 @@ class Lag:
     """Age of the oldest message that waits; 0 when none does."""
     members: int
     lane: str = ""
-    """`live`, `bulk` or `redriven`; empty where a topic has one lane alone."""
+    """`live`, `bulk`, `live+bulk` where one topic carries both, `redriven`; empty before there are lanes."""
+    partitions: int = 0
+    """Of the topic: so many members can read it at once."""
+
+    @property
+    def stage(self) -> str:
+        """As dead letters name it."""
+        return f"sink:{self._destination}" if self._destination else self.role
+
+    @property
+    def name(self) -> str:
+        """The role, and for which destination."""
+        return f"{self.role} {self._destination}".rstrip()
+
+    @property
+    def _destination(self) -> str:
+        return self.group.removeprefix(group_of("")) if self.group.startswith(group_of("")) else ""
 
 
 async def lags(settings: Settings) -> list[Lag]:
@@ -70,11 +103,13 @@ async def lags(settings: Settings) -> list[Lag]:
                 members = await _members(admin, group)
                 committed = await admin.list_consumer_group_offsets(group)
                 for topic in topics:
-                    behind = await _behind(consumer, topic, committed)
+                    partitions = await partitions_of(consumer, topic)
+                    behind = await _behind(consumer, partitions, committed)
                     stamps = await oldest(consumer, {place: span.start for place, span in behind.items()})
                     age = max(0.0, time.time() - min(stamps.values()) / 1000) if stamps else 0.0
                     waiting = sum(len(span) for span in behind.values())
-                    found.append(Lag(role, group, topic, waiting, round(age, 1), members, LANES.get(topic, "")))
+                    lane = LANES.get(topic, "")
+                    found.append(Lag(role, group, topic, waiting, round(age, 1), members, lane, len(partitions)))
             return found
     finally:
         await admin.close()
@@ -89,10 +124,9 @@ async def _members(admin: AIOKafkaAdminClient, group: str) -> int:
 
 
 async def _behind(
-    consumer: AIOKafkaConsumer, topic: str, committed: Mapping[TopicPartition, Any]
+    consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition], committed: Mapping[TopicPartition, Any]
 ) -> dict[TopicPartition, range]:
     """Offsets that the group has not passed, of partitions where there are any."""
-    partitions = await partitions_of(consumer, topic)
     if not partitions:
         return {}
     begins, ends = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
@@ -117,23 +151,74 @@ async def oldest(consumer: AIOKafkaConsumer, starts: Mapping[TopicPartition, int
     return found
 
 
+def remedy(lag: Lag, others: Sequence[Lag], *, poisoned: Container[str], rest: float) -> str:
+    """What to do about it; empty: nothing.
+
+    Args:
+        lag: of one group on one topic.
+        others: of all.
+        poisoned: stages of which letters of the kind `poison` are open.
+        rest: seconds for which the analyst's questions may rest.
+    """
+    start = f"`hookline serve {lag.role}`"
+    if not lag.members:
+        if lag.stage not in poisoned:
+            return f"Nobody reads: start {start}."
+        return (
+            "Nobody reads, and dead letters of the kind poison are open: it may have stopped at their limit (its log says so). "
+            f"Mend or roll back the release, then start {start}, then `hookline dead-letters redrive --stage {lag.stage} "
+            "--kind poison`."
+        )
+    rests = rest if lag.role == "analyst" else 0.0
+    if not lag.messages or lag.seconds <= rests + SLOW_SECONDS:
+        resting = lag.messages and CALM_SECONDS < lag.seconds <= rests
+        return (
+            f"Nothing: questions rest for up to {rests:g} s ({variable('question_rest_seconds')})." if resting else ""
+        )
+    if lag.topic == CHANGES_BULK.name:
+        narrow = [each.name for each in others if each.topic in _AFTER and each.messages > MOST_BEHIND * ENOUGH]
+        if narrow:
+            return f"Bulk work waits for {' and '.join(narrow)} to catch up: see there."
+    more = (
+        f"add replicas, up to the {lag.partitions} partitions"
+        if lag.members < lag.partitions
+        else f"each of the {lag.partitions} partitions has its reader already"
+    )
+    slow = "Bulk work has what live work leaves; paused, or" if lag.lane == "bulk" else "Paused or"
+    return f"{slow} too slow: its /health/ready names what it waits for. If nothing, {more}."
+
+
 async def _look(sight: Sight) -> list[dict[str, Any]]:
-    return [asdict(lag) for lag in await lags(sight.settings)]
+    found = await lags(sight.settings)
+    poisoned: set[str] = set()
+    if not all(lag.members for lag in found):
+        poisoned = {row["stage"] for row in await open_letters(sight) if row["kind"] == "poison"}
+    rest = rest_seconds(sight.settings)
+    return [
+        {**asdict(lag), "name": lag.name, "remedy": remedy(lag, found, poisoned=poisoned, rest=rest)} for lag in found
+    ]
 
 
 def _show(found: Any) -> Sequence[RenderableType]:
     table = Table("role", "topic", "lane", "behind", "oldest waiting", "members")
+    said: dict[tuple[str, str], list[str]] = {}
     for lag in found:
-        members = (
-            str(lag["members"])
-            if lag["members"]
-            else f"[bold red]0: nobody reads; start `hookline serve {lag['role']}`[/]"
-        )
         waits = f"{lag['seconds']:.1f} s" if lag["seconds"] < 120 else str(timedelta(seconds=round(lag["seconds"])))
         table.add_row(
-            lag["role"], lag["topic"], lag["lane"], str(lag["messages"]), waits if lag["messages"] else "-", members
+            lag["name"],
+            lag["topic"],
+            lag["lane"],
+            str(lag["messages"]),
+            waits if lag["messages"] else "-",
+            str(lag["members"]) if lag["members"] else "[bold red]0[/]",
         )
-    return [table]
+        if lag["remedy"]:
+            said.setdefault((lag["name"], lag["remedy"]), []).append(lag["lane"])
+    lines: list[RenderableType] = [table]
+    for (name, what), lanes in said.items():
+        of = ", ".join(filter(None, lanes))
+        lines.append(Text(f"{name} ({of}): {what}" if of else f"{name}: {what}"))
+    return lines
 
 
 SECTION = Section("roles", _look, _show)

@@ -149,11 +149,16 @@ class AnalystRole(Role):
             generation=self.settings.generation,
             way=way,
             withdraw=batched.withdraw if self.settings.model_batch else None,
-            # The offline rules cost nothing: what they say need not wait.
-            rest_seconds=0.0 if chosen(self.settings) == "offline" else self.settings.question_rest_seconds,
+            rest_seconds=rest_seconds(self.settings),
         )
         self.background(promotions.run, "promotions")
         self.pump([RECORDS], ANALYST_GROUP, analyst.handle, max_batch=MOST_SNAPSHOTS)
+
+
+def rest_seconds(settings: Settings) -> float:
+    """How long the analyst's questions about somebody's change may rest."""
+    # The offline rules cost nothing: what they say need not wait.
+    return 0.0 if chosen(settings) == "offline" else settings.question_rest_seconds
 
 
 def build_hydrator(settings: Settings, parts: Parts | None = None) -> HydratorRole:

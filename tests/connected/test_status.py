@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 
+from console import status_lag
+from console.status_section import Sight
 from infra.accounts import Registry
+from infra.kafka.connection import options
 from infra.set_aside import Aside, SetAside
+from processors.app import HYDRATOR_GROUP
 from schemas.dead_letter import Cause
 from schemas.topics import CHANGES, INSIGHTS
 from tests.connected.test_console import environment, hookline  # noqa: F401 -- fixtures
+from tests.connected.test_dead_letters import House
 from tests.connected.test_topics_command import Desk
 from tests.sinks.making import insight
 
@@ -48,11 +54,44 @@ def test_an_accounts_own_trouble_is_told_as_its_health_and_poison_as_ours(hookli
     assert "scopes" in aside["remedy"]
     lanes = {(lag["topic"], lag["lane"]) for lag in whole["roles"]}
     assert {("crm.changes", "live"), ("crm.changes.bulk", "bulk"), ("crm.insights.redriven", "redriven")} <= lanes
+    assert {("crm.records", "live+bulk"), ("crm.insights", "live+bulk")} <= lanes
+    remedies = {lag["name"]: lag["remedy"] for lag in whole["roles"]}
+    assert remedies["analyst"] == "Nobody reads: start `hookline serve analyst`."
+    assert "Mend or roll back" in remedies["hydrator"], "it has poison letters: it did not just end"
+    assert "redrive --stage hydrator --kind poison" in remedies["hydrator"]
     behind = next(lag for lag in whole["roles"] if lag["topic"] == "crm.insights" and lag["messages"] >= 0)
     assert behind["seconds"] >= 0
     said = hookline("status")
-    for wanted in ("HANDLER_BUG", "poison", "FORBIDDEN", "hookline dead-letters list", desk.account):
+    for wanted in (
+        "HANDLER_BUG",
+        "Mend or roll back",
+        "poison",
+        "FORBIDDEN",
+        "hookline dead-letters list",
+        desk.account,
+    ):
         assert wanted in said
+
+
+async def test_a_role_that_reads_and_gets_nowhere_says_so(settings, tenant):
+    """A member that joined and has paused, and a message of five minutes ago."""
+    member = AIOKafkaConsumer(CHANGES.name, **options(settings), group_id=HYDRATOR_GROUP, enable_auto_commit=False)
+    await member.start()
+    try:
+        async with House(settings, tenant) as house:
+            (sealed,) = await house.codec.seal(CHANGES, [house.change(1)])
+            sealed.timestamp_ms -= 300_000
+            await house.publisher.publish_to(CHANGES.name, [sealed])
+            found = await status_lag.SECTION.look(
+                Sight(settings, house.engine, Registry(house.engine, house.keyring), house.keyring)
+            )
+    finally:
+        await member.stop()
+    (row,) = [lag for lag in found if lag["topic"] == CHANGES.name]
+    assert (row["members"], row["partitions"]) == (1, 6)
+    assert row["seconds"] > 290
+    assert row["remedy"].startswith("Paused or too slow: its /health/ready")
+    assert "up to the 6 partitions" in row["remedy"]
 
 
 def test_a_disconnected_account_says_so_and_what_waits_for_it_says_why(hookline, desk):  # noqa: F811
