@@ -137,9 +137,10 @@ class Ledger:
             self._log.warning("refusals_not_written", error=type(error).__name__, rows=len(self._rows))
 
     async def flush(self, *, everything: bool = False) -> int:
-        """Write the rows of seconds that are over; raises what the database raises, and keeps them then."""
+        """Write the rows of other seconds than this one; raises what the database raises, and keeps them then."""
         now = int(time.time())
-        ready = [key for key in self._rows if everything or key[2] < now]
+        # Not only of earlier ones: after a clock was set back they would stay in memory for as long as it was ahead.
+        ready = [key for key in self._rows if everything or key[2] != now]
         start = 0
         while start < len(ready):
             page: list[tuple[tuple[str, Refusal, int, str], Refused]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 
 import pytest
@@ -64,12 +65,23 @@ async def test_while_postgres_is_away_the_newest_stay_and_the_lost_are_counted()
     assert len(table.rows) == 3
 
 
-async def test_the_running_second_is_left_open():
+async def test_the_running_second_is_left_open(monkeypatch):
+    monkeypatch.setattr(time, "time", NOW.timestamp)
     table = Table()
     ledger = Ledger(table)
-    ledger.note(refused(seconds=10**7))
+    ledger.note(refused())
     assert await ledger.flush() == 0
     assert table.rows == []
+
+
+async def test_what_was_refused_while_the_clock_was_ahead_does_not_wait_for_that_second(monkeypatch):
+    """INVARIANT: what is kept for a retry is lost with the process until it is written."""
+    monkeypatch.setattr(time, "time", NOW.timestamp)
+    table = Table()
+    ledger = Ledger(table)
+    ledger.note(refused(seconds=3_600))
+    assert await ledger.flush() == 1
+    assert [row["request_id"] for row in table.rows] == ["r0"]
 
 
 async def test_stopping_writes_what_waits_and_survives_a_database_that_is_away():
