@@ -45,7 +45,7 @@ from llm_gateway.prompt import (
     WaitsForBatch,
 )
 from llm_gateway.providers.provider import BatchProvider, Completed, Message, Provider
-from llm_gateway.question import Hit, Question
+from llm_gateway.question import Hit, Line, Question
 from llm_gateway.shape import shape_of
 from llm_gateway.single_flight import SingleFlight
 from llm_gateway.validation import InvalidOutput, read
@@ -168,6 +168,10 @@ class Gateway:
                 if judge is None or self._routing.accepts(judge(value)):
                     return False
         return False
+
+    def line_of(self, model: str) -> Line | None:
+        """Where questions to this model queue; None for one that it does not ask."""
+        return next((door.line for route, door in self._doors.items() if route.model == model), None)
 
     def models_for(self, prompt: Prompt[T], caller: Caller) -> tuple[str, ...]:
         """The models that this question goes to, one tier after the other until an answer may be taken. Asks nobody."""

@@ -75,6 +75,22 @@ async def lines_of(redis: Redis, policies: Policies) -> list[dict[str, Any]]:
     return sorted(lines, key=lambda line: str(line["line"]))
 
 
+async def given_by(redis: Redis, policies: Policies, line: Line) -> tuple[int, int]:
+    """Requests and tokens a minute that a line gives, as settings or its provider's headers say; 0: not known."""
+    limits = policies.line(line)
+    told = await redis.hget(f"{P}w:{line.name}", "tpm") if not limits.tokens else None
+    return limits.requests, limits.tokens or int(told or 0)
+
+
+async def taken_of_user(redis: Redis, tenant: str, user: str) -> int:
+    """Requests that a user of a tenant has made today (UTC), reservations included."""
+    found = await _hash(redis, f"{P}q:{tenant}")
+    today = str((datetime.now(UTC).date() - datetime(1970, 1, 1, tzinfo=UTC).date()).days)
+    if found.get("d") != today:
+        return 0
+    return int(await redis.hget(f"{P}qu:{tenant}", f"{user}:n") or 0)
+
+
 async def cached_by(redis: Redis) -> dict[str, int]:
     """Kept answers by tenant; looks at every key."""
     found: dict[str, int] = {}

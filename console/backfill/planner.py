@@ -22,7 +22,7 @@ HYDRATED = 100
 
 
 def calls_of(crm: str, object_: str, records: int) -> int:
-    """Calls that so many records take, listing and reading, at most."""
+    """Calls that so many records take, listing and reading, where each kind of what hangs on a page fits into one."""
     pages = -(-records // HYDRATED)
     return pages * (1 + calls_for(crm, object_, HYDRATED))
 

@@ -68,9 +68,15 @@ async def resolve(consumer: AIOKafkaConsumer, topic: str, wanted: Filter) -> dic
 
 
 async def build(
-    consumer: AIOKafkaConsumer, topic: str, ranges: Mapping[int, range], wanted: Filter, decode: Decode | None = None
+    consumer: AIOKafkaConsumer,
+    topic: str,
+    ranges: Mapping[int, range],
+    wanted: Filter,
+    decode: Decode | None = None,
+    *,
+    only: frozenset[RecordRef] | None = None,
 ) -> Index:
-    """Read a range once. Raises KafkaError, and what `decode` raises."""
+    """Read a range once. `only`: no other records, where keys tell them. Raises KafkaError, and what `decode` raises."""
     newest: dict[tuple[RecordRef, str], Item] = {}
     messages = 0
     hidden = topic == DELIVERIES.name
@@ -78,18 +84,20 @@ async def build(
     async for page in raw_range(consumer, topic, ranges, selection=selection):
         live = [raw for raw in page if raw.value is not None]
         if decode is not None:
-            meant = [(raw, change) for raw, change in await decode(live) if wanted.takes(change.ref)]
-            for raw, change in meant:
+            named = [(raw, change) for raw, change in await decode(live) if wanted.takes(change.ref)]
+            for raw, change in named:
                 _keep(newest, Item(raw.partition, raw.offset, change.ref, change))
             # Keys of changes have told already who is meant; a delivery's tells the tenant alone.
-            messages += len({(raw.partition, raw.offset) for raw, _ in meant}) if hidden else len(live)
+            messages += len({(raw.partition, raw.offset) for raw, _ in named}) if hidden else len(live)
             continue
         for raw in live:
             tenant, account, object_, record = owner(raw)
             analysis = (raw.key or b"").decode().rpartition("/")[2] if topic == INSIGHTS.name else ""
-            if record and (not analysis or not wanted.analyses or analysis in wanted.analyses):
+            ref = RecordRef(tenant, account, object_, record)
+            meant = not analysis or not wanted.analyses or analysis in wanted.analyses
+            if record and meant and (only is None or ref in only):
                 messages += 1
-                _keep(newest, Item(raw.partition, raw.offset, RecordRef(tenant, account, object_, record)), analysis)
+                _keep(newest, Item(raw.partition, raw.offset, ref), analysis)
     items = sorted(newest.values(), key=lambda item: (item.partition, item.offset))
     return Index(messages, len({item.ref for item in items}), tuple(items))
 

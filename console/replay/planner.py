@@ -7,29 +7,25 @@ the replay, for the run to be held against.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from math import ceil
 from typing import Any
 
-import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from console.replay.crm_cost import budget_of, calls_for, most_calls_for
-from console.replay.index import PAGE, Index, Item, build, windows
+from console.replay.downstream import follow
+from console.replay.duration import Lasting, by_rate, lasting
+from console.replay.index import Index, build, windows
 from console.replay.refresh import erased
 from console.replay.session import REFRESHES, Session
 from console.replay.snapshots import to_estimate
 from console.replay.store import Replay
 from infra.accounts import Account
-from infra.database.tables import analyst_state
 from llm_gateway import pricing
 from llm_gateway.routing import chosen
 from processors.analyses.analysis import Analysis
 from processors.replay.candidate import Reprompted
 from processors.replay.estimate import Bill, bill, histories
 from processors.replay.seams import Tally
-from schemas.record import RecordRef
 from schemas.topics import RECORDS
 
 NOTHING = Bill(0, 0, 0, 0, 0.0, ())
@@ -61,17 +57,18 @@ async def plan(session: Session, replay: Replay) -> Planned:
         "crm_calls": {},
         "price_list": pricing.PRICE_LIST,
         "prices_of": pricing.newest_change(),
-        "seconds": round(ceil(len(index.items)) / replay.rate, 1),
     }
+    took = Lasting(by_rate(len(index.items), replay.rate))
     if replay.topic in REFRESHES:
-        found = await _refresh(session, index, tally)
+        found = await _refresh(session, replay, index, tally)
         reckoned = NOTHING
     elif replay.topic == RECORDS.name:
-        reckoned = await _snapshots(session, replay, index, tally)
+        reckoned, took = await _snapshots(session, replay, index, tally)
         found = {"insights": tally.counts["insights"]}
     else:
         found, reckoned = {"insights": len(index.items)}, NOTHING
     numbers |= {
+        **took.as_json(),
         "model_calls": reckoned.model_calls,
         "cache_hits": reckoned.cache_hits,
         "input_tokens": reckoned.input_tokens,
@@ -93,7 +90,7 @@ def kind_of(topic: str) -> str:
     return KINDS[topic in REFRESHES] if topic in REFRESHES or topic == RECORDS.name else REDELIVERS
 
 
-async def _snapshots(session: Session, replay: Replay, index: Index, tally: Tally) -> Bill:
+async def _snapshots(session: Session, replay: Replay, index: Index, tally: Tally) -> tuple[Bill, Lasting]:
     feed = await session.feed(replay.topic, replay.ranges)
     work, questions, analyses = await to_estimate(replay, session.outside(tally), feed)
     for pages, _ in windows(index.items, grouped=False):
@@ -102,7 +99,12 @@ async def _snapshots(session: Session, replay: Replay, index: Index, tally: Tall
             await questions.look(session.parts.redis)
     history = await histories(session.parts.engine)
     batched = session.settings.model_batch and chosen(session.settings) == "groq"
-    return bill(chosen(session.settings), questions.asked, history, _replaced(analyses), batched=batched)
+    reckoned = bill(chosen(session.settings), questions.asked, history, _replaced(analyses), batched=batched)
+    gateway = await session.gateways.open(replay.candidate.model)
+    own = by_rate(len(index.items), replay.rate)
+    return reckoned, await lasting(
+        own, reckoned, questions.tenants, gateway, session.parts.redis, replays=True, batched=batched
+    )
 
 
 def _replaced(analyses: Mapping[str, Analysis]) -> dict[str, str]:
@@ -113,7 +115,7 @@ def _replaced(analyses: Mapping[str, Analysis]) -> dict[str, str]:
     }
 
 
-async def _refresh(session: Session, index: Index, tally: Tally) -> dict[str, Any]:
+async def _refresh(session: Session, replay: Replay, index: Index, tally: Tally) -> dict[str, Any]:
     items = index.items
     gone = await erased(session.parts.engine, session.people, items)
     left = [item for item in items if item.ref not in gone]
@@ -131,9 +133,9 @@ async def _refresh(session: Session, index: Index, tally: Tally) -> dict[str, An
             called[account.id] = account
             calls[account.id] += calls_for(account.crm, page[0].ref.object, len(page))
             most[account.id] += most_calls_for(account.crm, page[0].ref.object, len(page))
-    new = await _never_analysed(session.parts.engine, left)
+    refs = {item.ref for item in left}
     return {
-        "records": len({item.ref for item in left}),
+        "records": len(refs),
         "crm_calls": {
             id_: {
                 "calls": calls[id_],
@@ -143,23 +145,5 @@ async def _refresh(session: Session, index: Index, tally: Tally) -> dict[str, An
             for id_, account in called.items()
         },
         "disconnected": waiting,
-        "model_calls_at_most": sum(_asking(item) for item in left),
-        "model_calls_of_new_records": sum(_asking(item) for item in left if item.ref in new),
+        "downstream": (await follow(session, replay.filter, refs)).as_json(),
     }
-
-
-def _asking(item: Item) -> int:
-    """Analyses that may ask a model about a record of this kind."""
-    return 2 if item.ref.object in {"contact", "lead", "deal"} else 0
-
-
-async def _never_analysed(engine: AsyncEngine, items: Sequence[Item]) -> set[RecordRef]:
-    refs = [item.ref for item in items]
-    key = (analyst_state.c.tenant, analyst_state.c.account, analyst_state.c.object, analyst_state.c.record_id)
-    known: set[RecordRef] = set()
-    async with engine.connect() as connection:
-        for start in range(0, len(refs), 10 * PAGE):
-            page = [tuple(ref) for ref in refs[start : start + 10 * PAGE]]
-            asked = sa.select(*key).distinct().where(sa.tuple_(*key).in_(page))
-            known.update(RecordRef(*row) for row in (await connection.execute(asked)).all())
-    return set(refs) - known

@@ -37,6 +37,8 @@ class Meter:
     session: Session
     tally: Tally
     before: Mapping[str, Any]
+    asks: bool
+    """Whether the replay itself asks models: what others do for a refresh, their processes count."""
     began: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     asked_before: Mapping[str, float] = field(init=False)
     """By other replays of this process."""
@@ -55,6 +57,8 @@ class Meter:
         return {name: round(number, 6) if isinstance(number, float) else number for name, number in sums.items()}
 
     def _asked(self) -> dict[str, float]:
+        if not self.asks:
+            return {}
         stats = self.session.gateways.stats()
         return {
             "model_calls": sum(each.calls for each in stats),
@@ -127,7 +131,7 @@ async def _run(
     partitions = [TopicPartition(replay.topic, number) for number in replay.ranges]
     consumer.assign(partitions)
     consumer.pause(*partitions)  # it commits and reads nothing
-    meter = Meter(session, tally, replay.used)
+    meter = Meter(session, tally, replay.used, asks=replay.topic not in REFRESHES)
     runner = Runner(replay, session.replays, work, commit=committing(consumer, replay.topic), used=meter, stop=stop)
     async with shown.progress(replay, progress):
         return await gathered(session, replay, items, progress, stop) and await runner.run(items, progress)

@@ -21,17 +21,20 @@ from infra.kafka.topics import epoch
 from infra.plugins import load
 from infra.role import Parts
 from infra.settings import Settings
+from llm_gateway.gateway import Gateway
 from llm_gateway.policy import REPLAYS
 from llm_gateway.prompt import Caller, Prompt
 from llm_gateway.routing import chosen
 from processors.analyses.analysis import Analysis
 from processors.analyst import Analyst, AsInstalled, Asks, Rulebook
 from processors.match_store import MatchStore
+from processors.ports import Opens
 from processors.replay.estimate import Questions
+from processors.replay.following import Overtaken, Reread
 from processors.replay.gateways import Gateways
 from processors.replay.gathering import Gathered, Gathering, Later
 from processors.replay.prepared import SHADOW_GENERATION, Prepared, Shelf
-from processors.replay.promotions import Promotions
+from processors.replay.promotions import Promoted, Promotions
 from processors.replay.results import Guarded, Results
 from processors.replay.seams import CountingCodec, Insights, Narrowed, NothingSetAside, OnlyLooks, Patient, Tally
 from processors.state import AnalystState, Kept, PostgresAnalystState
@@ -176,14 +179,10 @@ async def to_estimate(
     """Nothing but the questions, and the analyses that put them."""
     parts, tally = outside.parts, outside.tally
     settings = outside.settings
-    usual = await outside.gateways.open(replay.candidate.model)
     live = outside.promotions.current()
-
-    def models_of(prompt: Prompt[Any], caller: Caller) -> tuple[str, ...]:
-        speaking = None if replay.mode == "shadow" else live.speaking(caller.tenant, caller.analysis)
-        asked = replace(caller, lane="bulk", user=REPLAYS)
-        return (speaking.model,) if speaking and speaking.model else usual.models_for(prompt, asked)
-
+    usual = await outside.gateways.open(replay.candidate.model)
+    # A shadow asks the model that is tried, and no promoted one.
+    models_of = _ways(usual, None if replay.mode == "shadow" else live, user=REPLAYS)
     questions = Questions(chosen(settings), models_of, settings.cache_ttl_seconds, tally)
     state: AnalystState
     if replay.mode == "shadow":
@@ -200,6 +199,50 @@ async def to_estimate(
         outside, Unkept(state), questions, lambda: rules, Insights(tally), keep_deleted=replay.mode == "write"
     )
     return Snapshots(analyst, feed, tally, guard=None, shelf=shelf), questions, analyses
+
+
+@dataclass(frozen=True, slots=True)
+class Follower:
+    """A live analyst that keeps nothing and asks nobody, and what it would have asked."""
+
+    analyst: Analyst
+    questions: Questions
+    codec: Reread
+    tally: Tally
+
+
+async def to_follow(outside: Outside, *, changed: bool) -> Follower:
+    """What a refresh has the live analyst do with records as they stand; `changed`: as if all that is read had changed, which no
+    kept answer fits.
+    """
+    parts, settings, tally = outside.parts, outside.settings, outside.tally
+    live = outside.promotions.current()
+    usual = await outside.gateways.open()
+    ttl = 0 if changed else settings.cache_ttl_seconds
+    questions = Questions(chosen(settings), _ways(usual, live), ttl, tally)
+    codec = Reread(CountingCodec(Codec(parts.keyring, "hookline/replay"), tally))
+    analyst = await _analyst(
+        outside,
+        Overtaken(PostgresAnalystState(parts.engine), changed=changed),
+        questions,
+        lambda: Narrowed(live, frozenset(), door=questions),
+        Insights(tally),
+        codec=codec,
+    )
+    return Follower(analyst, questions, codec, tally)
+
+
+def _ways(
+    usual: Gateway, live: Promoted | None, *, user: str | None = None
+) -> Callable[[Prompt[Any], Caller], tuple[str, ...]]:
+    """The models that a question of the bulk lane goes to, as `user` or as whoever asks."""
+
+    def models_of(prompt: Prompt[Any], caller: Caller) -> tuple[str, ...]:
+        speaking = live.speaking(caller.tenant, caller.analysis) if live else None
+        asked = replace(caller, lane="bulk", user=caller.user if user is None else user)
+        return (speaking.model,) if speaking and speaking.model else usual.models_for(prompt, asked)
+
+    return models_of
 
 
 def _tried(replay: Replay) -> frozenset[str]:
@@ -220,11 +263,12 @@ async def _analyst(
     rulebook: Callable[[], Rulebook],
     publisher: Insights,
     *,
-    keep_deleted: bool,
+    keep_deleted: bool = True,
+    codec: Opens | None = None,
 ) -> Analyst:
     parts, tally = outside.parts, outside.tally
     return Analyst(
-        codec=CountingCodec(Codec(parts.keyring, "hookline/replay"), tally, keep_deleted=keep_deleted),
+        codec=codec or CountingCodec(Codec(parts.keyring, "hookline/replay"), tally, keep_deleted=keep_deleted),
         publisher=publisher,
         state=state,
         keys=parts.keyring.for_records,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -14,11 +15,39 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from console.replay.duration import told
 from console.replay.runner import Progress
 from console.replay.store import Replay
 
 SHOW_SECONDS = 0.25
+LOOKED_BACK_SECONDS = 60.0
+"""What was done in so long tells how long what is left takes."""
 COMPARED = ("records", "insights", "model_calls", "cache_hits", "input_tokens", "output_tokens", "cost_usd", "seconds")
+FOLLOWING = frozenset({"insights", "model_calls", "cache_hits", "input_tokens", "output_tokens", "cost_usd"})
+"""What of a refresh others do."""
+ELSEWHERE = "not measured here"
+
+
+class TimeLeft:
+    """How long what is left takes, by what was done lately: a wished rate is no promise where a model is asked."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def __call__(self, progress: Progress) -> str:
+        """In words; empty until something was done. Call it often."""
+        now = self._clock()
+        self._seen.append((now, progress.done))
+        while len(self._seen) > 1 and self._seen[1][0] <= now - LOOKED_BACK_SECONDS:
+            self._seen.popleft()
+        began, before = self._seen[0]
+        done, left = progress.done - before, progress.total - progress.done
+        if not left:
+            return ""
+        if done:
+            return f"{told(left * (now - began) / done)} left"
+        return "" if now - began < LOOKED_BACK_SECONDS else "nothing done for a minute"
 
 
 class Shown:
@@ -40,6 +69,7 @@ class Shown:
             console=self._console, transient=not self._console.is_terminal,
         )  # fmt: skip
         with bar:
+            left = TimeLeft()
             task = bar.add_task("", total=progress.total, rate="", left="", waiting="")
 
             async def follow() -> None:
@@ -48,13 +78,12 @@ class Shown:
                     await asyncio.sleep(SHOW_SECONDS)
 
             def show() -> None:
-                left = timedelta(seconds=round((progress.total - progress.done) / max(progress.rate, 1e-9)))
                 bar.update(
                     task,
                     total=progress.total,
                     completed=progress.done,
                     rate=f"{progress.rate:g}/s",
-                    left=f"{left} left",
+                    left=left(progress),
                     waiting=progress.waiting and f"waits: {progress.waiting}",
                 )
 
@@ -86,25 +115,8 @@ def _plan_rows(replay: Replay, numbers: Mapping[str, Any]) -> list[tuple[str, st
         ("kind", str(numbers["what"])),
         ("messages", f"{numbers['messages']:,}"),
         ("records", f"{numbers['records']:,} after coalescing"),
-        ("insights", f"{numbers['insights']:,}"),
-        ("model calls", f"{numbers['model_calls']:,}, and {numbers['cache_hits']:,} answered by the cache"),
-        ("tokens", f"{numbers['input_tokens']:,} in, {numbers['output_tokens']:,} out"),
-        (
-            "cost",
-            f"${numbers['cost_usd']:,.4f} ({numbers['price_list']}, prices as of {numbers['prices_of']})",
-        ),
+        *(_downstream_rows(numbers) if "downstream" in numbers else _model_rows(numbers)),
     ]
-    rows += [("", line) for line in numbers["basis"]]
-    if "model_calls_at_most" in numbers:
-        rows.append(
-            (
-                "model calls after it",
-                (
-                    f"{numbers['model_calls_of_new_records']:,} for records without an insight; unchanged ones cost none; "
-                    f"{numbers['model_calls_at_most']:,} if every record has changed"
-                ),
-            )
-        )
     rows += [
         ("CRM calls", line) for account, each in numbers["crm_calls"].items() for line in _crm_calls(account, each)
     ] or [("CRM calls", "none")]
@@ -112,8 +124,54 @@ def _plan_rows(replay: Replay, numbers: Mapping[str, Any]) -> list[tuple[str, st
         rows.append(("", f"{numbers['disconnected']:,} records wait for their account to be connected again"))
     if numbers["skipped"]:
         rows.append(("passed over", ", ".join(f"{name} {number:,}" for name, number in numbers["skipped"].items())))
-    rows.append(("duration", f"{timedelta(seconds=round(numbers['seconds']))} at {replay.rate:g} records/s"))
+    rows.append(("duration", _duration(numbers, replay.rate)))
+    rows += [("", line) for line in numbers["warnings"]]
+    if after := numbers.get("downstream"):
+        rows.append(
+            ("", f"downstream {told(after['seconds'])} at most" + (f": {after['binds']}" if after["binds"] else ""))
+        )
+        rows += [("", line) for line in after["warnings"]]
     return rows
+
+
+def _model_rows(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("insights", f"{numbers['insights']:,}"),
+        ("model calls", f"{numbers['model_calls']:,}, and {numbers['cache_hits']:,} answered by the cache"),
+        ("tokens", f"{numbers['input_tokens']:,} in, {numbers['output_tokens']:,} out"),
+        ("cost", f"${numbers['cost_usd']:,.4f} ({_prices(numbers)})"),
+        *(("", line) for line in numbers["basis"]),
+    ]
+
+
+def _downstream_rows(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A refresh asks no model itself: what follows is between nothing having changed in the CRM, and everything."""
+    after = numbers["downstream"]
+    least, most = after["least"], after["most"]
+
+    def span(name: str) -> str:
+        return f"{least[name]:,} to {most[name]:,}"
+
+    return [
+        ("in this process", "0 model calls, 0 tokens, $0: it triggers, and the hydrator and the analyst do the rest"),
+        ("downstream", "at least if nothing has changed in the CRM since it was read, at most if everything has"),
+        ("insights", f"{after['insights']:,} are sent to every destination, unchanged ones again"),
+        ("model calls", f"{span('model_calls')}, and {least['cache_hits']:,} answered by the cache"),
+        ("tokens", f"{span('input_tokens')} in, {span('output_tokens')} out"),
+        ("cost", f"${least['cost_usd']:,.4f} to ${most['cost_usd']:,.4f} ({_prices(numbers)})"),
+        *(("", line) for line in after["basis"]),
+    ]
+
+
+def _prices(numbers: Mapping[str, Any]) -> str:
+    return f"{numbers['price_list']}, prices as of {numbers['prices_of']}"
+
+
+def _duration(numbers: Mapping[str, Any], rate: float) -> str:
+    pace = f"{rate:g} records/s"
+    if numbers["binds"] == pace:
+        return f"{told(numbers['seconds'])} at {pace}"
+    return f"{told(numbers['seconds'])}, slower than {pace}: {numbers['binds']}"
 
 
 def _crm_calls(account: str, each: Mapping[str, Any]) -> list[str]:
@@ -138,13 +196,25 @@ def row(console: Console, replay: Replay) -> None:
     if replay.promoted_generation:
         console.print(f"promoted: generation {replay.promoted_generation}")
     table = Table("", "planned", "used")
+    after = replay.planned.get("downstream")
     for name in COMPARED:
-        if name in replay.planned or name in replay.used:
+        if after and name in FOLLOWING:
+            table.add_row(f"{name} downstream", _following(after, name), ELSEWHERE)
+        elif name in replay.planned or name in replay.used:
             table.add_row(name, _number(replay.planned.get(name)), _number(replay.used.get(name)))
     for name in sorted(set(replay.used) - set(COMPARED)):
         table.add_row(name, _number(replay.planned.get("skipped", {}).get(name)), _number(replay.used[name]))
     console.print(table)
+    if after:
+        of = f" --tenant {replay.tenant}" if replay.tenant else ""
+        console.print(f"The analyst's questions are accounted with everybody's: `hookline gateway usage{of}`.")
     console.print(next_step(replay))
+
+
+def _following(after: Mapping[str, Any], name: str) -> str:
+    if name == "insights":
+        return _number(after[name])
+    return f"{_number(after['least'][name])} to {_number(after['most'][name])}"
 
 
 def next_step(replay: Replay) -> str:
@@ -172,7 +242,7 @@ def listed(console: Console, found: Sequence[Replay]) -> None:
             each.filter.words(),
             each.state,
             f"{each.records_done:,} of {each.planned.get('records', 0):,}",
-            f"${float(each.used.get('cost_usd', 0)):,.4f}",
+            "downstream" if "downstream" in each.planned else f"${float(each.used.get('cost_usd', 0)):,.4f}",
         )
     console.print(table if found else "No replays yet: `hookline replay plan --help`.")
 

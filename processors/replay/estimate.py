@@ -8,6 +8,7 @@ there is nothing yet, the plan says so.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -59,6 +60,7 @@ class Asked:
 
 @dataclass(slots=True)
 class _Question:
+    tenant: str
     analysis: str
     models: tuple[str, ...]
     entry: str
@@ -76,6 +78,8 @@ class Questions:
     tally: Tally
     asked: dict[tuple[str, tuple[str, ...]], Asked] = field(default_factory=dict)
     """By analysis and way."""
+    tenants: Counter[str] = field(default_factory=Counter)
+    """Questions that the cache does not answer, by tenant."""
     _page: list[_Question] = field(default_factory=list)
 
     async def ask(self, prompt: Prompt[T], caller: Caller, *, deadline_seconds: float | None = None) -> Answer[T]:  # noqa: ARG002 -- the protocol's signature
@@ -88,7 +92,9 @@ class Questions:
         tokens = estimated_tokens(prompt.system + told) + estimated_tokens(prompt.user)
         asked = self.asked.setdefault((caller.analysis, models), Asked(models))
         asked.room, asked.system, asked.version = prompt.max_output_tokens, prompt.system, prompt.version
-        self._page.append(_Question(caller.analysis, models, cache.entry_key(caller.tenant, digest), tokens))
+        self._page.append(
+            _Question(caller.tenant, caller.analysis, models, cache.entry_key(caller.tenant, digest), tokens)
+        )
         raise Planned(prompt.name)
 
     async def look(self, redis: Redis) -> None:
@@ -110,6 +116,7 @@ class Questions:
                 asked.hits += 1
             else:
                 asked.tokens += question.tokens
+                self.tenants[question.tenant] += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +178,8 @@ class Bill:
     cost_usd: float
     basis: tuple[str, ...]
     """How it was reckoned, a line an analysis."""
+    models: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Calls and tokens of each."""
 
 
 def bill(
@@ -186,6 +195,7 @@ def bill(
     calls = hits = inputs = outputs = 0
     cost = 0.0
     basis: list[str] = []
+    by_model: dict[str, tuple[int, int]] = {}
     for (analysis, models), each in sorted(asked.items()):
         hits += each.hits
         going = float(each.questions - each.hits)
@@ -201,12 +211,14 @@ def bill(
                 why += f"; in batches, at {pricing.BATCH_PRICE:.0%} of the list price, what is not answered there at the full one"
             more_in, more_out = round(number * per_call), round(number * length)
             calls, inputs, outputs = calls + number, inputs + more_in, outputs + more_out
+            before = by_model.get(model, (0, 0))
+            by_model[model] = before[0] + number, before[1] + more_in + more_out
             full = pricing.most_usd(provider, model, more_in, more_out)
             cost += full * pricing.BATCH_PRICE if batched else full
             basis.append(f"{analysis}, {number:,} to {model}: {why}")
             if place + 1 < len(models):
                 going *= _passed_on(analysis, model, models[place + 1], asked, history)
-    return Bill(calls, hits, inputs, outputs, cost, tuple(basis))
+    return Bill(calls, hits, inputs, outputs, cost, tuple(basis), by_model)
 
 
 def _per_call(

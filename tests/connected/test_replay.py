@@ -29,6 +29,7 @@ from console.replay.session import Session, session
 from console.replay.store import Replay
 from console.replay.view import Shown
 from console.runtime import ConsoleError
+from infra.crm.limits_gate import KEY
 from infra.database.tables import hydrator_state, set_aside
 from infra.kafka.broker import Publisher
 from infra.kafka.codec import Codec
@@ -36,7 +37,7 @@ from infra.kafka.connection import options
 from infra.local.groq_stand_in import GroqStandIn
 from infra.privacy.eraser import Eraser
 from infra.set_aside import Aside, SetAside
-from infra.settings import Settings
+from infra.settings import ModelLimits, Settings
 from processors.replay.candidate import Candidate
 from processors.replay.promotions import Promotions
 from schemas.change import Change
@@ -379,6 +380,111 @@ async def test_a_refresh_triggers_each_record_once_and_leaves_what_is_set_aside(
     async with parts.engine.connect() as connection:
         rows = (await connection.execute(sa.select(set_aside.c.attempts, set_aside.c.emitted_at))).all()
     assert rows == [(1, None)]
+
+
+async def test_a_refreshs_plan_says_what_follows_downstream_and_what_follows_is_within_it(place: Place) -> None:
+    """INVARIANT: whoever has records read anew is told first what their questions may cost; else a plan of $0 is a bill."""
+    await connected(place)
+    known, new = list(range(RECORDS_OF_A_TEST)), [100, 101]
+    await place.live(*known)
+    await place.publisher.publish(
+        CHANGES,
+        [
+            Change.model_validate({**place.ref(number)._asdict(), "kind": "updated", "occurred_at": place.began})
+            for number in [*known, *new]
+        ],
+    )
+    planned = await place.plan(topic=CHANGES.name)
+    assert (planned.planned["model_calls"], planned.planned["cost_usd"]) == (0, 0.0), "in this process"
+    after = planned.planned["downstream"]
+    assert after["least"]["model_calls"] == len(new), (
+        "what was read and judged before asks nothing if it has not changed"
+    )
+    assert after["most"]["model_calls"] == len(known) + len(new)
+    assert 0 < after["least"]["cost_usd"] < after["most"]["cost_usd"]
+    assert after["insights"] == 3 * (len(known) + len(new)), "every kept insight is sent again"
+    assert after["unseen"] == len(new)
+    done = await place.run(planned)
+    assert done.used["triggered"] == len(known) + len(new)
+    assert "model_calls" not in done.used, "what was not measured is not said to be nothing"
+
+    # What the hydrator and the analyst make of it if all has changed: the analyst as another replay runs it.
+    changed = {
+        "dealname": "Suedwind: renewal",
+        "amount": "51000",
+        "dealstage": "negotiation",
+        "closedate": "2027-02-15T00:00:00Z",
+    }
+    await place.records(*known, *new, when=5, fields=changed, reason="replay", lane="bulk")
+    async with session(place.settings) as opened:
+        asked = await made(opened, RECORDS.name, "write", Filter(tenant=place.tenant), Candidate(), 5_000.0)
+        used = (await running.run(opened, asked, QUIET)).used
+    for name in ("model_calls", "input_tokens", "output_tokens", "cost_usd"):
+        assert used[name] == pytest.approx(after["most"][name], rel=0.1), name
+    assert used["insights"] == after["insights"]
+
+
+async def test_a_refresh_under_a_raised_generation_finds_kept_answers_and_says_so(place: Place) -> None:
+    await connected(place)
+    await place.live(1, 2)
+    await place.publisher.publish(
+        CHANGES,
+        [
+            Change.model_validate({**place.ref(number)._asdict(), "kind": "updated", "occurred_at": place.began})
+            for number in (1, 2)
+        ],
+    )
+    async with session(place.settings.model_copy(update={"generation": 2})) as opened:
+        planned = await made(opened, CHANGES.name, "write", Filter(tenant=place.tenant), Candidate(), 5_000.0)
+    least, most = (planned.planned["downstream"][name] for name in ("least", "most"))
+    assert (least["model_calls"], least["cache_hits"]) == (0, 2)
+    assert (most["model_calls"], most["cache_hits"]) == (2, 0)
+
+
+async def test_a_plan_says_which_limit_binds_and_which_quota_is_spent_before_the_end(place: Place) -> None:
+    await place.records(*range(30))
+
+    async def planned(**limits: Any) -> dict[str, Any]:
+        given = {"model_tokens_per_minute": 10_000_000, **limits}
+        async with session(place.settings.model_copy(update=given)) as opened:
+            found = await made(opened, RECORDS.name, "write", Filter(tenant=place.tenant), Candidate(), 10.0)
+            return dict(found.planned)
+
+    free = await planned()
+    assert (free["seconds"], free["binds"], free["warnings"]) == (3.0, "10 records/s", [])
+    slow = await planned(model_requests_per_minute=10)
+    assert slow["seconds"] == pytest.approx(180.0)
+    assert "HOOKLINE_MODEL_REQUESTS_PER_MINUTE" in slow["binds"]
+    tokens = slow["input_tokens"] + slow["output_tokens"]
+    dear = await planned(model_tokens_per_minute=1_000)
+    assert dear["seconds"] == pytest.approx(tokens * 60 / 1_000, rel=0.01)
+    assert "HOOKLINE_MODEL_TOKENS_PER_MINUTE" in dear["binds"]
+    model = await planned(provider_limits={"*": ModelLimits(requests_per_minute=15)})
+    assert model["seconds"] == pytest.approx(120.0)
+    assert "the provider's key" in model["binds"]
+    spent = await planned(replay_requests_per_day=20)
+    assert "HOOKLINE_REPLAY_REQUESTS_PER_DAY" in spent["binds"]
+    assert "30 are more than the 20 left of 20" in spent["warnings"][0]
+
+
+async def test_a_refreshs_calls_are_held_against_what_the_gate_knows_of_the_day(place: Place) -> None:
+    account = f"hubspot:{secrets.randbelow(10**9) + 10**6}"
+    parts = place.opened.parts
+    await parts.registry.add_tenant(place.tenant, "Acme")
+    await parts.registry.add_account(place.tenant, "hubspot", account, "Portal", {}, {"token": "t"})
+    await parts.directory.refresh()
+    ref = RecordRef(place.tenant, account, "deal", "1")
+    await place.publisher.publish(
+        CHANGES, [Change.model_validate({**ref._asdict(), "kind": "updated", "occurred_at": place.began})]
+    )
+    before = (await place.plan(topic=CHANGES.name)).planned["crm_calls"][account]
+    assert (before["a_day"], before["left"]) == (250_000, 125_000)
+    assert "publishes" in before["said_by"]
+    await parts.redis.hset(KEY + account, mapping={"dl": 1_000, "du": 495})
+    heard = (await place.plan(topic=CHANGES.name)).planned["crm_calls"][account]
+    assert (heard["a_day"], heard["left"]) == (1_000, 5)
+    assert 0 < heard["calls"] <= heard["at_most"]
+    await parts.redis.delete(KEY + account)
 
 
 async def test_insights_are_delivered_again_to_the_destination_that_was_added_later(place: Place) -> None:
