@@ -13,12 +13,17 @@ from rich.markup import escape
 from rich.table import Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from console.dead_letters.filter import IS_OPEN
+from console.dead_letters.index import Index
 from console.endpoint_config import accepted, check_secret, configuration, duration
 from console.installed_sources import installed
 from console.runtime import ConsoleError, out, registry, run
 from infra.accounts import Endpoint, Registry, weakness
-from infra.database.tables import refusals
+from infra.database.tables import dead_letters, refusals
+from infra.kafka.codec import Codec
 from infra.settings import Settings
+from ingress.translator import named
+from schemas.dead_letter import REMEDIES, Cause
 
 app = typer.Typer(help="Endpoints: the URLs that senders call.", no_args_is_help=True)
 
@@ -216,14 +221,16 @@ def show(
     name: Annotated[str, typer.Argument(help="Name, id, or the beginning of the id.")],
     reveal: Annotated[bool, typer.Option("--reveal", help="Print the whole URL.")] = False,
 ) -> None:
-    """One endpoint, with the refusals of the last day."""
+    """One endpoint, with the refusals of the last day, and what it took and nobody could read."""
 
-    async def command() -> tuple[Endpoint, Settings, list[tuple[str, int, str]]]:
-        async with registry() as (found, settings, engine, _):
+    async def command() -> tuple[Endpoint, Settings, list[tuple[str, int, str]], int]:
+        async with registry() as (found, settings, engine, keyring):
             endpoint = await find(found, name)
-            return endpoint, settings, await refused(engine, endpoint)
+            if settings.kafka_url:
+                await Index(settings, engine, Codec(keyring, "hookline/console")).catch_up()
+            return endpoint, settings, await refused(engine, endpoint), await malformed(engine, endpoint)
 
-    endpoint, settings, found_refusals = run(command)
+    endpoint, settings, found_refusals, unread = run(command)
     url = url_of(settings, endpoint)
     out.print(f"name      {endpoint.name}\nsource    {endpoint.source}\ntenant    {endpoint.tenant}")
     out.print(f"URL       {url if reveal else url.replace(endpoint.id, endpoint.id[:6] + '…')}", soft_wrap=True)
@@ -232,6 +239,11 @@ def show(
     if endpoint.config:
         out.print(f"config    {json.dumps(dict(endpoint.config), ensure_ascii=False)}", soft_wrap=True, markup=False)
     _print_secrets(endpoint, datetime.now(UTC))
+    if unread:
+        out.print(
+            f"unread    {unread} open dead letters, {Cause.MALFORMED_BODY}. {REMEDIES[Cause.MALFORMED_BODY]}",
+            soft_wrap=True,
+        )
     if not found_refusals:
         out.print("refused   nothing in the last 24 hours")
         return
@@ -287,3 +299,17 @@ async def refused(engine: AsyncEngine, endpoint: Endpoint) -> list[tuple[str, in
             .order_by(refusals.c.cause)
         )
         return [(str(cause), int(times), f"{last:%H:%M:%S}") for cause, times, last in rows]
+
+
+async def malformed(engine: AsyncEngine, endpoint: Endpoint) -> int:
+    """Open letters, as the index has them, about bodies that this endpoint took and its source could not read."""
+    async with engine.connect() as connection:
+        found = await connection.scalar(
+            sa.select(sa.func.count()).where(
+                IS_OPEN,
+                dead_letters.c.tenant == endpoint.tenant,
+                dead_letters.c.cause == Cause.MALFORMED_BODY.value,
+                dead_letters.c.detail.startswith(named(endpoint.id), autoescape=True),
+            )
+        )
+        return int(found or 0)

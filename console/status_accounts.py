@@ -51,12 +51,31 @@ async def troubles(sight: Sight, account: str = "") -> dict[str, list[dict[str, 
         )
         for of, cause, count in rows:
             if kind_of(cause) == "account":
-                found.setdefault(of, []).append(
-                    {"what": "dead letters", "cause": cause, "records": count, "remedy": letter_remedy(cause)}
-                )
+                found.setdefault(of, []).append(_letters(cause, count))
     for of, streams in (await stream_troubles(sight.engine, account)).items():
         found.setdefault(of, []).extend(streams)
     return found
+
+
+async def _of_no_account(sight: Sight) -> dict[str, list[dict[str, Any]]]:
+    """Tenant → letters that no account can be told for: an endpoint of several took a body that names none."""
+    columns = (dead_letters.c.tenant, dead_letters.c.cause)
+    found: dict[str, list[dict[str, Any]]] = {}
+    async with sight.engine.connect() as connection:
+        rows = await connection.execute(
+            sa.select(*columns, sa.func.count())
+            .where(IS_OPEN, dead_letters.c.account == "")
+            .group_by(*columns)
+            .order_by(sa.func.count().desc())
+        )
+        for tenant, cause, count in rows:
+            if kind_of(cause) == "account":
+                found.setdefault(tenant, []).append(_letters(cause, count))
+    return found
+
+
+def _letters(cause: str, count: int) -> dict[str, Any]:
+    return {"what": "dead letters", "cause": cause, "records": count, "remedy": letter_remedy(cause)}
 
 
 async def _look(sight: Sight) -> list[dict[str, Any]]:
@@ -64,7 +83,8 @@ async def _look(sight: Sight) -> list[dict[str, Any]]:
     wrong = await troubles(sight)
     rows = [_row(account, wrong.pop(account.id, [])) for account in known]
     # An endpoint may speak of accounts that nobody has registered: a customer waits for those in vain.
-    rows += [_unknown(account, found) for account, found in sorted(wrong.items())]
+    rows += [_other(account, "", "not registered", found) for account, found in sorted(wrong.items())]
+    rows += [_other("", tenant, "no account", found) for tenant, found in sorted((await _of_no_account(sight)).items())]
     return rows
 
 
@@ -82,11 +102,11 @@ def _row(account: Account, found: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _unknown(account: str, found: list[dict[str, Any]]) -> dict[str, Any]:
+def _other(account: str, tenant: str, state: str, found: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "account": account,
-        "tenant": "",
-        "state": "not registered",
+        "tenant": tenant,
+        "state": state,
         "state_reason": "",
         "last_delivery_at": None,
         "last_insight_at": None,
@@ -108,11 +128,15 @@ def _show(found: Any) -> Sequence[RenderableType]:
     for row in found:
         state = row["state"] + (f": {row['state_reason']}" if row["state_reason"] else "")
         table.add_row(
-            row["account"], row["tenant"], Text(state), _clock(row["last_delivery_at"]), _clock(row["last_insight_at"])
+            row["account"] or "-",
+            row["tenant"],
+            Text(state),
+            _clock(row["last_delivery_at"]),
+            _clock(row["last_insight_at"]),
         )
     lines: list[RenderableType] = [table]
     for row in found:
-        lines += [Text(f"{row['account']}: {line}") for line in told(row["troubles"])[:TROUBLES_SHOWN]]
+        lines += [Text(f"{row['account'] or row['tenant']}: {line}") for line in told(row["troubles"])[:TROUBLES_SHOWN]]
     return lines
 
 

@@ -39,8 +39,8 @@ from schemas.topics import Topic
 Readiness = Mapping[str, Check]
 
 _SYSTEMIC = frozenset({Cause.UNPARSABLE, Cause.UNKNOWN_VERSION})
-"""Causes that many messages in a row have only when we are wrong. HANDLER_BUG is counted by the pump itself; destroyed keys are
-nobody's fault, and a master key that is missing raises SettingsError."""
+"""What our own codec refuses: many messages in a row have these causes only when we are wrong. HANDLER_BUG is counted by the pump
+itself; destroyed keys are nobody's fault, a master key that is missing raises SettingsError, and a sender's body is the sender's."""
 
 
 class RoleApp(Protocol):

@@ -2,8 +2,9 @@
 
 Law: every event of a delivery ends as a change, as a dead letter with its cause, or as a counted drop (an echo of our own
 write, an object that nothing reads, an event that was seen). An event speaks only for an account that its endpoint may
-speak for. A change takes the live lane unless it is an import's or its tenant is over its rate (ingress/lanes.py). Offsets
-are the pump's business: whatever is raised here is tried again, so every step may be repeated.
+speak for. What a sender wrote is never poison: its letters belong to the account, and nobody else is stopped by them. A change
+takes the live lane unless it is an import's or its tenant is over its rate (ingress/lanes.py). Offsets are the pump's
+business: whatever is raised here is tried again, so every step may be repeated.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -266,6 +267,7 @@ class Translator:
                 Untranslatable(Cause.UNSUPPORTED_EVENT, "the source of this delivery is not installed here")
             )
             return
+        only = next(iter(endpoint.accounts)) if len(endpoint.accounts) == 1 else None
         for found in source.translate(delivery, endpoint):
             if isinstance(found, Ignored):
                 work.dropped[found.reason] += 1
@@ -279,7 +281,8 @@ class Translator:
                     )
                 )
             elif isinstance(found, Untranslatable):
-                work.letters.append(found)
+                # A body that nobody can read names no account; its endpoint may speak for one all the same.
+                work.letters.append(found if found.account else replace(found, account=only))
             elif isinstance(found, Resync):
                 work.resyncs.append(found)
             else:
@@ -347,7 +350,7 @@ class Translator:
         lanes.count()
         self._hot.note(lanes.live[0] + lanes.bulk[0], lanes.over())
         for work in works:
-            for letter in _gathered(work.letters):
+            for letter in _gathered(work):
                 await self._out.dead_letter(
                     work.received.raw,
                     stage=STAGE,
@@ -373,19 +376,26 @@ class Translator:
         self._log.debug("deliveries_translated", deliveries=len(works), events=sum(len(work.events) for work in works))
 
 
-def _gathered(letters: Sequence[Untranslatable]) -> list[Untranslatable]:
+def _gathered(work: _Work) -> list[Untranslatable]:
     """One letter per cause, account and detail: a letter holds the whole delivery, and a hundred of those hold it a hundred times."""
     groups: dict[tuple[Cause, str | None, str], list[int]] = {}
-    for letter in letters:
+    for letter in work.letters:
         positions = groups.setdefault((letter.cause, letter.account, letter.detail), [])
         if letter.position is not None:
             positions.append(letter.position)
     found = []
     for (cause, account, detail), positions in groups.items():
+        at = named(work.delivery.endpoint) if cause is Cause.MALFORMED_BODY else ""
         shown = ", ".join(str(position) for position in positions[:_SHOWN_POSITIONS])
         more = f" and {len(positions) - _SHOWN_POSITIONS} more" if len(positions) > _SHOWN_POSITIONS else ""
-        found.append(Untranslatable(cause, f"event {shown}{more}: {detail}" if positions else detail, None, account))
+        where = ", ".join(part for part in (at, f"event {shown}{more}" if positions else "") if part)
+        found.append(Untranslatable(cause, f"{where}: {detail}" if where else detail, None, account))
     return found
+
+
+def named(endpoint: str) -> str:
+    """How a letter about a body names the endpoint that took it: the id itself is some senders' secret."""
+    return f"endpoint {endpoint[:6]}…"
 
 
 def _traceparent(work: _Work) -> str:

@@ -17,6 +17,9 @@ class Cause(StrEnum):
     """Why a message was laid aside. `REMEDIES` says what to do about each."""
 
     UNPARSABLE = "UNPARSABLE"
+    """A message between our own stages."""
+    MALFORMED_BODY = "MALFORMED_BODY"
+    """What a sender wrote and signed."""
     UNDECRYPTABLE = "UNDECRYPTABLE"
     UNKNOWN_VERSION = "UNKNOWN_VERSION"
     FOREIGN_ACCOUNT = "FOREIGN_ACCOUNT"
@@ -31,7 +34,8 @@ class Cause(StrEnum):
 
 
 REMEDIES: dict[Cause, str] = {
-    Cause.UNPARSABLE: "The body is not what this source sends: compare the endpoint's source with the sender, then redrive.",
+    Cause.UNPARSABLE: "This is no message of ours: look what else writes to the topic, or mend the release that wrote it, then redrive.",
+    Cause.MALFORMED_BODY: "The body is not what this source sends: compare the endpoint's source with the sender (`hookline source test`), then redrive.",
     Cause.UNDECRYPTABLE: "Its key is gone (retention or erasure) or the master key changed: nothing to do, or restore the master key and redrive.",
     Cause.UNKNOWN_VERSION: "A newer release wrote it: finish the upgrade of this role, then redrive.",
     Cause.FOREIGN_ACCOUNT: "The endpoint may not speak for this account: `hookline account add` it to the endpoint, then redrive; or remove the app from that portal.",
@@ -52,6 +56,7 @@ it go on: that belongs to the account's health, and nobody of ours is woken."""
 
 _OF_THE_ACCOUNT = frozenset(
     {
+        Cause.MALFORMED_BODY,
         Cause.FOREIGN_ACCOUNT,
         Cause.UNSUPPORTED_EVENT,
         Cause.RECORD_GONE,

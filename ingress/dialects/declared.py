@@ -49,25 +49,25 @@ def translate(delivery: Delivery, changes: Changes) -> Iterator[Translated]:
     try:
         body = _parsed(delivery.body, changes.format)
     except ValueError as error:
-        yield Untranslatable(Cause.UNPARSABLE, str(error))
+        yield Untranslatable(Cause.MALFORMED_BODY, str(error))
         return
     reader = _Reader(changes, body, delivery.received_at)
     try:
         events = reader.find("events", {"body": body})
     except _BadEventError as error:
-        yield Untranslatable(Cause.UNPARSABLE, str(error))
+        yield Untranslatable(Cause.MALFORMED_BODY, str(error))
         return
     listed = events if isinstance(events, list) else [] if events is None else [events]
     if not listed:
         yield Ignored("empty")
     if len(listed) > MAX_EVENTS:
-        yield Untranslatable(Cause.UNPARSABLE, f"changes.events: more than {MAX_EVENTS} events in one body")
+        yield Untranslatable(Cause.MALFORMED_BODY, f"changes.events: more than {MAX_EVENTS} events in one body")
         return
     for position, event in enumerate(listed):
         try:
             yield reader.read(event, position)
         except _BadEventError as error:
-            yield Untranslatable(Cause.UNPARSABLE, str(error), position)
+            yield Untranslatable(Cause.MALFORMED_BODY, str(error), position)
 
 
 def _parsed(body: bytes, form: str) -> Any:

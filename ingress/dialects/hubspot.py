@@ -194,17 +194,17 @@ def translate(delivery: Delivery, endpoint: Endpoint) -> Iterator[Translated]:
     try:
         events = orjson.loads(delivery.body)
     except orjson.JSONDecodeError as error:
-        yield Untranslatable(Cause.UNPARSABLE, f"not JSON: byte {error.pos}")
+        yield Untranslatable(Cause.MALFORMED_BODY, f"not JSON: byte {error.pos}")
         return
     if not isinstance(events, list):
-        yield Untranslatable(Cause.UNPARSABLE, f"expected an array of events, found {_kind(events)}")
+        yield Untranslatable(Cause.MALFORMED_BODY, f"expected an array of events, found {_kind(events)}")
         return
     if not events:
         yield Ignored("empty")
     app = str(endpoint.config.get("app_id") or "")
     for position, event in enumerate(events):
         if not isinstance(event, dict):
-            yield Untranslatable(Cause.UNPARSABLE, f"expected an object, found {_kind(event)}", position)
+            yield Untranslatable(Cause.MALFORMED_BODY, f"expected an object, found {_kind(event)}", position)
             continue
         account: str | None = None
         try:
@@ -216,7 +216,7 @@ def translate(delivery: Delivery, endpoint: Endpoint) -> Iterator[Translated]:
             else:
                 yield from _Reader(event, position, account, delivery.received_at).read()
         except _BadEventError as error:
-            yield Untranslatable(Cause.UNPARSABLE, str(error), position, account)
+            yield Untranslatable(Cause.MALFORMED_BODY, str(error), position, account)
 
 
 def _key(event: dict[str, Any]) -> str:

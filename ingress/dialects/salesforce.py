@@ -76,19 +76,19 @@ def translate(delivery: Delivery, endpoint: Endpoint) -> Iterator[Translated]:
         root = fromstring(delivery.body, forbid_dtd=True)
     except ParseError as error:
         line, column = error.position
-        yield Untranslatable(Cause.UNPARSABLE, f"not XML: line {line}, column {column}")
+        yield Untranslatable(Cause.MALFORMED_BODY, f"not XML: line {line}, column {column}")
         return
     except DefusedXmlException:
         yield Untranslatable(
-            Cause.UNPARSABLE, "the XML brings a document type or entities, which no outbound message has"
+            Cause.MALFORMED_BODY, "the XML brings a document type or entities, which no outbound message has"
         )
         return
     except (ValueError, LookupError):
-        yield Untranslatable(Cause.UNPARSABLE, "not XML in an encoding that we know")
+        yield Untranslatable(Cause.MALFORMED_BODY, "not XML in an encoding that we know")
         return
     found = root.find(f"{_SOAP}Body/{_OUT}notifications") if root.tag == f"{_SOAP}Envelope" else None
     if found is None:
-        yield Untranslatable(Cause.UNPARSABLE, "no outbound message: Envelope/Body/notifications is missing")
+        yield Untranslatable(Cause.MALFORMED_BODY, "no outbound message: Envelope/Body/notifications is missing")
         return
     notifications = found.findall(f"{_OUT}Notification")
     if not notifications:
@@ -97,13 +97,13 @@ def translate(delivery: Delivery, endpoint: Endpoint) -> Iterator[Translated]:
     try:
         account = f"salesforce:{long_id(_text(found, f'{_OUT}OrganizationId'))}"
     except ValueError:
-        yield Untranslatable(Cause.UNPARSABLE, "OrganizationId is missing or no id of 15 or 18 characters")
+        yield Untranslatable(Cause.MALFORMED_BODY, "OrganizationId is missing or no id of 15 or 18 characters")
         return
     for position, notification in enumerate(notifications):
         try:
             yield from _notification(notification, position, account, delivery.received_at)
         except ValueError as error:
-            yield Untranslatable(Cause.UNPARSABLE, str(error), position, account)
+            yield Untranslatable(Cause.MALFORMED_BODY, str(error), position, account)
 
 
 def _notification(notification: Element, position: int, account: str, received_at: datetime) -> Iterable[Translated]:

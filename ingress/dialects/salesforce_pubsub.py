@@ -58,7 +58,7 @@ def translate(delivery: Delivery, endpoint: Endpoint) -> Iterator[Translated]:
         event = schema.decode(frame.payload)
         yield from _Reading(frame, schema, event).translated()
     except ValueError as error:
-        yield Untranslatable(Cause.UNPARSABLE, str(error), 0, frame.account)
+        yield Untranslatable(Cause.MALFORMED_BODY, str(error), 0, frame.account)
 
 
 def committed_at(event: Mapping[str, Any]) -> datetime:

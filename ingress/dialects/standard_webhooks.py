@@ -40,19 +40,19 @@ def translate(delivery: Delivery, endpoint: Endpoint) -> Iterator[Translated]:
     try:
         body = orjson.loads(delivery.body)
     except orjson.JSONDecodeError as error:
-        yield Untranslatable(Cause.UNPARSABLE, f"not JSON: byte {error.pos}")
+        yield Untranslatable(Cause.MALFORMED_BODY, f"not JSON: byte {error.pos}")
         return
     events = body if isinstance(body, list) else [body]
     if not events:
         yield Ignored("empty")
     if len(events) > MAX_EVENTS:
-        yield Untranslatable(Cause.UNPARSABLE, f"more than {MAX_EVENTS} events in one body")
+        yield Untranslatable(Cause.MALFORMED_BODY, f"more than {MAX_EVENTS} events in one body")
         return
     for position, event in enumerate(events):
         try:
             yield _event(event, position, delivery.received_at)
         except ValueError as error:
-            yield Untranslatable(Cause.UNPARSABLE, str(error), position)
+            yield Untranslatable(Cause.MALFORMED_BODY, str(error), position)
 
 
 def _event(event: Any, position: int, received_at: datetime) -> Translated:

@@ -84,6 +84,7 @@ class Untranslatable:
     """An event, or a whole delivery (`position` None), that goes to the dead letters."""
 
     cause: Cause
+    """Of what a sender wrote, one that is the account's (`kind_of`): others count towards stopping the translator for everybody."""
     detail: str
     """What is wrong with it, without a word of its content."""
     position: int | None = None

@@ -75,8 +75,8 @@ class House:
         """Have `payload` fail at `stage`, as a role would; the letter's id."""
         (sealed,) = await self.codec.seal(topic, [payload])
         raw = RawMessage(topic.name, 0, 10**12, sealed.key, sealed.value if keep_value else None, sealed.headers)
-        more.setdefault("account", getattr(payload, "account", None))
-        await self.publisher.dead_letter(raw, stage=stage, cause=cause, detail="why", tenant=self.tenant, **more)
+        more = {"account": getattr(payload, "account", None), "detail": "why", **more}
+        await self.publisher.dead_letter(raw, stage=stage, cause=cause, tenant=self.tenant, **more)
         await self.index.catch_up()
         return (await self.index.entries(Filter(tenant=self.tenant), 1))[0].id
 

@@ -12,9 +12,10 @@ from console.status_section import Sight
 from infra.accounts import Registry
 from infra.kafka.connection import options
 from infra.set_aside import Aside, SetAside
+from ingress.translator import named
 from processors.app import HYDRATOR_GROUP
 from schemas.dead_letter import Cause
-from schemas.topics import CHANGES, INSIGHTS
+from schemas.topics import CHANGES, DELIVERIES, INSIGHTS
 from tests.connected.test_console import environment, hookline  # noqa: F401 -- fixtures
 from tests.connected.test_dead_letters import House
 from tests.connected.test_topics_command import Desk
@@ -92,6 +93,30 @@ async def test_a_role_that_reads_and_gets_nowhere_says_so(settings, tenant):
     assert row["seconds"] > 290
     assert row["remedy"].startswith("Paused or too slow: its /health/ready")
     assert "up to the 6 partitions" in row["remedy"]
+
+
+def test_bodies_that_nobody_could_read_are_their_accounts_and_their_endpoints_trouble(hookline, desk, tenant):  # noqa: F811
+    id_ = desk.register()
+
+    async def trouble(house):
+        sent = {"stage": "translator", "cause": Cause.MALFORMED_BODY, "detail": f"{named(id_)}: not JSON: byte 0"}
+        for account in (house.account, house.account, None):
+            await house.letter(DELIVERIES, house.delivery(), account=account, **sent)
+        await house.letter(DELIVERIES, house.delivery(), **{**sent, "detail": f"{named('another')}: not JSON: byte 0"})
+
+    desk(trouble)
+    assert "dead letters 2, MALFORMED_BODY. The body is not what this source sends" in hookline(
+        "account", "show", desk.account
+    )
+    assert "3 open dead letters, MALFORMED_BODY. The body is not what" in hookline("endpoint", "show", id_)
+    whole = json.loads(hookline("status", "--json"))
+    (homeless,) = [one for one in whole["accounts"] if not one["account"] and one["tenant"] == tenant]
+    assert [(one["cause"], one["records"]) for one in homeless["troubles"]] == [("MALFORMED_BODY", 2)]
+    assert f"{tenant}: dead letters 2, MALFORMED_BODY" in hookline("status")
+    listed = json.loads(hookline("dead-letters", "list", "--tenant", tenant, "--kind", "account", "--json"))
+    assert [(one["cause"], one["letters"]) for one in listed["counts"]] == [("MALFORMED_BODY", 4)]
+    poison = json.loads(hookline("dead-letters", "list", "--tenant", tenant, "--kind", "poison", "--json"))
+    assert poison["counts"] == []
 
 
 def test_a_disconnected_account_says_so_and_what_waits_for_it_says_why(hookline, desk):  # noqa: F811

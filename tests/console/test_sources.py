@@ -80,7 +80,7 @@ def test_what_does_not_become_a_change_says_why(hookline, tmp_path):
     (tmp_path / "body.json").write_text(json.dumps({"deal": {}, "at": "2026-11-22T10:00:00Z"}))
     code, said = hookline("source", "test", "github.yaml", "--body", "body.json")
     assert code == 1
-    assert "dead letter UNPARSABLE: event 0: changes.id: gives no text" in said
+    assert "dead letter MALFORMED_BODY: event 0: changes.id: gives no text" in said
     assert "No Change would come of it." in said
 
 

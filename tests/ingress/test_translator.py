@@ -246,15 +246,24 @@ async def test_one_bad_event_is_laid_aside_and_its_neighbours_go_on():
     desk = Desk()
     await desk.handle(await desk.raw(event(1), event(2, objectId="x"), event(3, objectId="y"), event(4)))
     assert desk.ids == ["1", "4"]
-    assert desk.causes == [(Cause.UNPARSABLE, PORTAL)]
-    assert desk.out.letters[0]["detail"] == "event 1, 2: objectId is not a positive whole number"
+    assert desk.causes == [(Cause.MALFORMED_BODY, PORTAL)]
+    assert desk.out.letters[0]["detail"] == "endpoint Xq3vZ7…, event 1, 2: objectId is not a positive whole number"
 
 
 async def test_a_body_that_cannot_be_read_stops_nobody():
     desk = Desk()
     bad = await raw_of(desk.codec, delivery(b"[" * 5_000), offset=1)
     await desk.handle(bad, await desk.raw(event(1), offset=2))
-    assert (desk.ids, desk.causes) == (["1"], [(Cause.UNPARSABLE, None)])
+    assert (desk.ids, desk.causes) == (["1"], [(Cause.MALFORMED_BODY, PORTAL)])
+
+
+async def test_a_body_that_cannot_be_read_is_its_endpoints_and_no_accounts_where_that_has_several():
+    desk = Desk(endpoint(accounts=frozenset({PORTAL, "hubspot:2"})))
+    await desk.handle(await raw_of(desk.codec, delivery(b"not json")))
+    assert desk.causes == [(Cause.MALFORMED_BODY, None)]
+    (letter,) = desk.out.letters
+    assert letter["detail"].startswith("endpoint Xq3vZ7…: not JSON")
+    assert endpoint().id not in letter["detail"], "it may be all that authenticates the sender"
 
 
 async def test_a_message_that_cannot_be_opened_is_a_dead_letter_of_its_tenant():

@@ -77,7 +77,8 @@ def test_one_bad_event_costs_nobody_else():
     letters = [event for event in events if isinstance(event, Untranslatable)]
     assert [letter.position for letter in letters] == [1, 2, 3]
     assert all(
-        letter.cause is Cause.UNPARSABLE and letter.detail.startswith("changes.id: gives no text") for letter in letters
+        letter.cause is Cause.MALFORMED_BODY and letter.detail.startswith("changes.id: gives no text")
+        for letter in letters
     )
 
 
@@ -145,7 +146,7 @@ def test_a_form_is_read_too():
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 5_000, b'{"a":1}x'])
 def test_no_json_is_one_dead_letter(body):
     (letter,) = found(body)
-    assert (letter.cause, letter.position) == (Cause.UNPARSABLE, None)
+    assert (letter.cause, letter.position) == (Cause.MALFORMED_BODY, None)
 
 
 def test_details_say_nothing_of_the_body():

@@ -237,7 +237,7 @@ def test_one_bad_event_is_laid_aside_alone(bad):
     """INVARIANT: a bad event never costs its neighbours. If this fails, one odd event loses up to 99 good ones."""
     found = read(event(objectId=1), bad, event(objectId=2), app_id="4")
     letters = [one for one in found if isinstance(one, Untranslatable)]
-    assert [(one.cause, one.position) for one in letters] == [(Cause.UNPARSABLE, 1)]
+    assert [(one.cause, one.position) for one in letters] == [(Cause.MALFORMED_BODY, 1)]
     assert [one.id for one in found if isinstance(one, Event)] == ["1", "2"]
 
 
@@ -266,7 +266,7 @@ def test_a_detail_names_the_field_and_holds_no_content():
 )
 def test_a_body_that_is_no_array_is_one_dead_letter_with_its_position(body, detail):
     (found,) = translate(delivery(body), endpoint())
-    assert found.cause is Cause.UNPARSABLE
+    assert found.cause is Cause.MALFORMED_BODY
     assert found.position is None
     assert detail in found.detail
 

@@ -149,7 +149,9 @@ BAD = {
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
 def test_one_bad_notification_is_laid_aside_alone(bad):
     found = read(message(notification(Id="00Q000000000001"), bad, notification(Id="00Q000000000002")))
-    assert [(one.cause, one.position) for one in found if isinstance(one, Untranslatable)] == [(Cause.UNPARSABLE, 1)]
+    assert [(one.cause, one.position) for one in found if isinstance(one, Untranslatable)] == [
+        (Cause.MALFORMED_BODY, 1)
+    ]
     assert [one.id[:15] for one in found if isinstance(one, Event)] == ["00Q000000000001", "00Q000000000002"]
 
 
@@ -167,7 +169,7 @@ BOMBS = {
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
 def test_entities_are_never_expanded_or_fetched(bomb):
     (found,) = read(bomb)
-    assert found.cause is Cause.UNPARSABLE
+    assert found.cause is Cause.MALFORMED_BODY
     assert "document type" in found.detail
 
 
@@ -178,4 +180,4 @@ def test_entities_are_never_expanded_or_fetched(bomb):
 ])  # fmt: skip
 def test_what_is_no_outbound_message_is_one_dead_letter(body):
     (found,) = read(body)
-    assert (found.cause, found.position) == (Cause.UNPARSABLE, None)
+    assert (found.cause, found.position) == (Cause.MALFORMED_BODY, None)

@@ -75,11 +75,13 @@ def test_our_own_properties_are_dropped():
 ])  # fmt: skip
 def test_one_bad_event_is_laid_aside_alone(changes):
     found = read([GOOD, {**GOOD, **changes}, GOOD])
-    assert [(one.cause, one.position) for one in found if isinstance(one, Untranslatable)] == [(Cause.UNPARSABLE, 1)]
+    assert [(one.cause, one.position) for one in found if isinstance(one, Untranslatable)] == [
+        (Cause.MALFORMED_BODY, 1)
+    ]
     assert len([one for one in found if isinstance(one, Event)]) == 2
 
 
 def test_too_many_events_are_one_dead_letter():
     (found,) = read([GOOD] * (MAX_EVENTS + 1))
-    assert found.cause is Cause.UNPARSABLE
+    assert found.cause is Cause.MALFORMED_BODY
     assert read([]) == [Ignored("empty")]

@@ -160,7 +160,7 @@ def test_objects_that_nobody_reads_are_counted_and_gone():
 def test_what_no_change_event_holds_is_a_dead_letter_that_repeats_nothing(broken):
     (found,) = read(**broken)
     assert isinstance(found, Untranslatable)
-    assert found.cause is Cause.UNPARSABLE
+    assert found.cause is Cause.MALFORMED_BODY
     for values in broken.values():
         for value in values if isinstance(values, list) else [values]:
             assert len(str(value)) < 3 or str(value) not in found.detail

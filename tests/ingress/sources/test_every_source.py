@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ingress import answers
 from ingress.sources.source import Event, Ignored, Resync, Untranslatable
+from schemas.dead_letter import kind_of
 from schemas.delivery import Refusal
 from tests.ingress import signers
 from tests.ingress.fakes import NOW, delivery, endpoint, secret, sources
@@ -168,6 +169,21 @@ def test_translating_never_raises(name, body):
     """INVARIANT: whatever a body holds, it ends as events, drops or dead letters. If this fails, one body stops a partition."""
     for found in sources()[name].translate(delivery(body, name), endpoint(name, config=CONFIGS.get(name, {}))):
         assert isinstance(found, Event | Ignored | Resync | Untranslatable)
+
+
+@pytest.mark.parametrize("name", [name for name, made in SIGNERS.items() if name != "salesforce_pubsub"])
+@given(
+    body=st.sampled_from([b"", b"{", b"[1]", b"<a/>", b'[{"id":{}}]', b'{"account":1}', b"[[]]"])
+    | st.binary(max_size=60)
+)
+def test_what_a_sender_wrote_is_never_poison(name, body):
+    """INVARIANT: a letter about a body is the account's. If this fails, one sender's nonsense stops the translator for everybody.
+
+    Change events are left out: their frame is what our own role wrote.
+    """
+    for found in sources()[name].translate(delivery(body, name), endpoint(name, config=CONFIGS.get(name, {}))):
+        if isinstance(found, Untranslatable):
+            assert kind_of(found.cause) == "account"
 
 
 @pytest.mark.parametrize("name", SIGNERS)
