@@ -23,7 +23,6 @@ from infra.database.engine import build_engine
 from infra.kafka.broker import Publisher
 from infra.kafka.codec import Codec
 from infra.kafka.connection import build_broker
-from infra.kafka.letters import is_redriven
 from infra.kafka.pump import Handler, Pump
 from infra.kafka.raw import Raw
 from infra.kafka.topics import check_topics
@@ -213,7 +212,7 @@ class Role:
         pump = Pump(self.settings, topics=[topic.name for topic in topics], group=group, handler=handler, **more)
 
         def count(raw: Raw, cause: Cause) -> None:
-            if cause in _SYSTEMIC and not is_redriven(raw):
+            if cause in _SYSTEMIC:
                 pump.laid_aside(raw, cause.value)
 
         self.publisher.watch(count)

@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 import random
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from infra import metrics, telemetry
 from infra.kafka.letters import is_redriven
 from infra.kafka.poison import Poison, TooMuchPoison
 from infra.kafka.raw import Raw
-from infra.kafka.schedule import Batch, Held, Key
+from infra.kafka.schedule import Batch, Held, Key, Partition
 from infra.settings import SettingsError
 from infra.unavailable import as_unavailable
 
@@ -71,7 +71,11 @@ class Attempts:
         what `on_poison` raised.
         """
         again: dict[Key, float] = {}
-        await self._handle(batch, batch.messages, again)
+        try:
+            await self._handle(batch, batch.messages, again)
+        finally:
+            for partition, offsets in _places(batch.messages).items():
+                self._poison.ended(partition, offsets)
         return again
 
     async def _handle(self, batch: Batch, messages: list[Held], again: dict[Key, float]) -> None:
@@ -87,11 +91,12 @@ class Attempts:
             else:
                 await self._lay_aside(batch, messages[0], error)
         else:
-            for (topic, partition), number in Counter(
-                (held.raw.topic, held.raw.partition) for held in messages
-            ).items():
-                self._poison.good((topic, partition), number)
-                metrics.HANDLED.labels(self._group, topic).inc(number)
+            for partition, offsets in _places(messages).items():
+                metrics.HANDLED.labels(self._group, partition[0]).inc(len(offsets))
+            # What is to come again says nothing yet.
+            done = [held for held in messages if held.key not in again and not held.offsets.lost]
+            for partition, offsets in _places(done).items():
+                self._poison.good(partition, offsets)
 
     async def _lay_aside(self, batch: Batch, held: Held, error: Exception) -> None:
         raw = held.raw
@@ -102,8 +107,7 @@ class Attempts:
         metrics.POISON.labels(self._group).inc()
         # Counted first: at the limit the last message stays where it is, for the mended release. What an operator redrove before its
         # cause was mended must not stop everybody.
-        if not is_redriven(raw):
-            self._poison.bad((raw.topic, raw.partition), type(error).__name__)
+        self._poison.bad((raw.topic, raw.partition), raw.offset, type(error).__name__, counts=not is_redriven(raw))
         await self._persist(batch, lambda: self._on_poison(raw, error))
 
     async def _call(self, messages: list[Held], again: dict[Key, float]) -> None:
@@ -162,6 +166,14 @@ class Attempts:
                     await self._wake.wait()
         finally:
             self.stuck.discard(batch)
+
+
+def _places(messages: Sequence[Held]) -> dict[Partition, list[int]]:
+    """Their offsets by partition."""
+    found: defaultdict[Partition, list[int]] = defaultdict(list)
+    for held in messages:
+        found[held.raw.topic, held.raw.partition].append(held.raw.offset)
+    return found
 
 
 def _middle(messages: list[Held]) -> int:

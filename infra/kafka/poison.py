@@ -1,10 +1,12 @@
 """When laying messages aside has gone too far: a bad deploy must stop instead of draining a topic into dead letters.
 
-Law: pure and synchronous; counts per partition, over a run and over a ratio of recent messages.
+Law: pure and synchronous; counts per partition, over a run and over a ratio of recent messages. A message is counted once,
+however often it is laid aside before its batch has ended, and never as good when it was.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from infra.kafka.schedule import Partition
@@ -40,16 +42,25 @@ class Poison:
         self._limits = limits
         self._group = group
         self._counts: dict[Partition, _Count] = {}
+        self._aside: set[tuple[Partition, int]] = set()
 
-    def good(self, partition: Partition, number: int = 1) -> None:
-        """Messages of this partition were handled."""
+    def good(self, partition: Partition, offsets: Iterable[int]) -> None:
+        """These were handled, but for those that were laid aside meanwhile."""
+        number = sum((partition, offset) not in self._aside for offset in offsets)
+        if not number:
+            return
         count = self._counts.setdefault(partition, _Count())
         count.run = 0
         count.all += number
         self._forget(count)
 
-    def bad(self, partition: Partition, why: str) -> None:
-        """One was laid aside; raises TooMuchPoison at the limit."""
+    def bad(self, partition: Partition, offset: int, why: str, *, counts: bool = True) -> None:
+        """This one was laid aside; raises TooMuchPoison at the limit. Without `counts` it is neither good nor bad."""
+        if (partition, offset) in self._aside:
+            return
+        self._aside.add((partition, offset))
+        if not counts:
+            return
         count = self._counts.setdefault(partition, _Count())
         count.run += 1
         count.bad += 1
@@ -63,6 +74,10 @@ class Poison:
                 "messages: mend or roll back this release and start it again (it goes on where it stopped), then redrive the dead "
                 "letters that it wrote."
             )
+
+    def ended(self, partition: Partition, offsets: Iterable[int]) -> None:
+        """Their batch has ended: what comes again is counted again."""
+        self._aside.difference_update((partition, offset) for offset in offsets)
 
     @staticmethod
     def _forget(count: _Count) -> None:

@@ -22,6 +22,7 @@ from infra import metrics, telemetry
 from infra.kafka.at_once import Fetched, take_at_once
 from infra.kafka.attempt import Again, Attempts, GaveUp, Handler, OnPoison
 from infra.kafka.connection import options, refusal
+from infra.kafka.letters import is_redriven
 from infra.kafka.poison import Poison, PoisonLimits, TooMuchPoison
 from infra.kafka.raw import Raw
 from infra.kafka.schedule import Batch, Partition, Schedule
@@ -197,10 +198,14 @@ class Pump:
             fetcher._fetch_min_bytes = PATIENT_BYTES if patient else 1  # noqa: SLF001 -- as above
 
     def laid_aside(self, raw: Raw, why: str) -> None:
-        """Count a message that a handler itself laid aside against the limits; stops the pump when they are too many."""
-        if raw.topic in self._topics:
+        """Count a message in work that its handler itself laid aside against the limits; stops the pump when they are too many.
+
+        Of another pump's messages nothing is heard, and what an operator sent again counts neither way.
+        """
+        partition = (raw.topic, raw.partition)
+        if self._schedule.has_in_work(partition, raw.offset):
             try:
-                self._poison.bad((raw.topic, raw.partition), why)
+                self._poison.bad(partition, raw.offset, why, counts=not is_redriven(raw))
             except TooMuchPoison as error:
                 self._fail(error)
 

@@ -248,6 +248,14 @@ class Schedule:
         asked = set(partitions)
         return {batch for batch in self._batches if asked & batch.partitions}
 
+    def has_in_work(self, partition: Partition, offset: int) -> bool:
+        """Whether a batch in work holds this message."""
+        return any(
+            (held.raw.topic, held.raw.partition, held.raw.offset) == (*partition, offset)
+            for batch in self._batches
+            for held in batch.messages
+        )
+
     def next_wake(self) -> float | None:
         """When to ask again, at the latest: the end of the first rest; None when nothing waits for one."""
         self._tidy()

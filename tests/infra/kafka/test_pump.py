@@ -11,6 +11,7 @@ import pytest
 from aiokafka import TopicPartition
 
 from infra.kafka.pump import MANY, PATIENT_BYTES, FetcherEndedError, PoisonLimits, Pump, TooMuchPoison, Unavailable
+from infra.kafka.raw import RawMessage
 from infra.settings import Settings, SettingsError
 from infra.unavailable import BrokerUnavailable
 from tests.infra.kafka.consumer import FakeConsumer
@@ -439,6 +440,84 @@ async def test_what_a_handler_lays_aside_itself_counts_too() -> None:
         consumer.append(0, b"a", b"b", b"c")
         with pytest.raises(TooMuchPoison, match="UNPARSABLE"):
             await pump.wait()
+
+
+async def test_messages_that_a_handler_lays_aside_one_batch_each_are_a_run() -> None:
+    """INVARIANT: a batch that ends is no success. If this fails, a release that reads nothing lays a whole quiet topic aside."""
+    consumer = FakeConsumer(1)
+
+    async def handler(raws) -> None:
+        for raw in raws:
+            pump.laid_aside(raw, "UNKNOWN_VERSION")
+
+    consumer.append(0, *[b"%d" % number for number in range(30)])
+    async with pumping(consumer, handler, poison_limits=PoisonLimits(run=5), max_batch=1, concurrency=1) as pump:
+        with pytest.raises(TooMuchPoison, match="the last 5 messages in a row"):
+            async with asyncio.timeout(5):
+                await pump.wait()
+    assert consumer.committed[ONE] <= 6
+
+
+@pytest.mark.parametrize(("bad", "stops"), [(9, True), (4, False)])
+async def test_the_share_that_a_handler_lays_aside_is_the_share_that_is_counted(bad, stops) -> None:
+    consumer = FakeConsumer(1)
+
+    async def handler(raws) -> None:
+        for raw in raws:
+            if raw.offset % 10 < bad:
+                pump.laid_aside(raw, "UNPARSABLE")
+
+    consumer.append(0, *[b"%d" % number for number in range(300)])
+    async with pumping(consumer, handler, max_batch=10, concurrency=1) as pump:
+        await until(lambda: pump._stopped.done() or consumer.committed == {ONE: 300})
+        assert pump._stopped.done() is stops
+        if stops:
+            with pytest.raises(TooMuchPoison, match=r"90% of the last 10\d"):
+                await pump.wait()
+
+
+async def test_a_message_that_is_laid_aside_at_each_try_counts_once() -> None:
+    """INVARIANT: an outage is no poison. If this fails, one bad message stops the role while Redis is away."""
+    consumer, tries = FakeConsumer(1), 0
+
+    async def handler(raws) -> None:
+        nonlocal tries
+        tries += 1
+        pump.laid_aside(raws[0], "UNPARSABLE")
+        if tries < 4:
+            raise Unavailable("redis", retry_after=0.001)
+
+    consumer.append(0, b"a", b"b")
+    async with pumping(consumer, handler, poison_limits=PoisonLimits(run=3), concurrency=1) as pump:
+        await until(lambda: consumer.committed == {ONE: 2})
+        assert not pump._stopped.done()
+
+
+async def test_what_another_pump_of_the_role_lays_aside_is_not_counted() -> None:
+    consumer = FakeConsumer(1)
+
+    async def handler(_raws) -> None:
+        return None
+
+    async with pumping(consumer, handler, poison_limits=PoisonLimits(run=3)) as pump:
+        for offset in range(5):
+            pump.laid_aside(RawMessage("t", 0, offset, b"a", b"x"), "UNPARSABLE")
+        assert not pump._stopped.done()
+
+
+async def test_what_is_to_come_again_is_no_success_yet() -> None:
+    consumer = FakeConsumer(1)
+
+    async def handler(raws) -> dict[bytes, float]:
+        if raws[0].offset % 2:
+            raise ZeroDivisionError
+        return {raws[0].key: 60.0}
+
+    consumer.append(0, *[b"%d" % number for number in range(20)])
+    async with pumping(consumer, handler, poison_limits=PoisonLimits(run=5), max_batch=1, concurrency=1) as pump:
+        with pytest.raises(TooMuchPoison):
+            async with asyncio.timeout(5):
+                await pump.wait()
 
 
 async def test_a_setting_that_is_wrong_stops_the_pump_and_costs_no_message() -> None:
