@@ -23,6 +23,7 @@ from infra.kafka.at_once import Fetched, take_at_once
 from infra.kafka.attempt import Again, Attempts, GaveUp, Handler, OnPoison
 from infra.kafka.connection import options, refusal
 from infra.kafka.letters import is_redriven
+from infra.kafka.marks import commit_of, read_marks
 from infra.kafka.poison import Poison, PoisonLimits, TooMuchPoison
 from infra.kafka.raw import Raw
 from infra.kafka.schedule import Batch, Partition, Schedule
@@ -122,6 +123,8 @@ class Pump:
         self._uncommitted = 0
         """Messages that were finished since the last commit began."""
         self._committing = asyncio.Lock()
+        self._marked: set[Partition] = set()
+        """Partitions whose commit says that this group stopped there."""
         self._finished = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -372,8 +375,10 @@ class Pump:
         if self._draining or any(part != _MEMORY for part in self._paused):
             return
         now = time.monotonic()
+        # One at a time where this group stopped before, so that it stops again before many are laid aside.
+        most = 1 if self._schedule.has_unfinished(self._poison.suspects) else self._max_batch
         while len(self._workers) < self._concurrency and (
-            batch := self._schedule.take(now, self._max_batch, self._max_batch_bytes)
+            batch := self._schedule.take(now, most, self._max_batch_bytes)
         ):
             task = asyncio.get_running_loop().create_task(self._work(batch), name=f"{self._group}-worker")
             self._workers[batch] = task
@@ -435,12 +440,21 @@ class Pump:
         async with self._committing:
             wanted = self._schedule.committable()
             owned = self._consumer.assignment()
+            suspects = self._poison.suspects
+            for partition in suspects:
+                # A stop may come before anything new is finished, and has to be known all the same.
+                known = self._schedule.offsets.get(partition)
+                if partition not in self._marked and known is not None and known.low is not None:
+                    wanted.setdefault(partition, known.low)
             wanted = {partition: offset for partition, offset in wanted.items() if TopicPartition(*partition) in owned}
             if not wanted:
                 return
             try:
                 await self._consumer.commit(
-                    {TopicPartition(*partition): offset for partition, offset in wanted.items()}
+                    {
+                        TopicPartition(*partition): commit_of(offset, stopped=partition in suspects)
+                        for partition, offset in wanted.items()
+                    }
                 )
             except (CommitFailedError, IllegalStateError) as error:
                 metrics.COMMITS.labels(self._group, "fenced").inc()
@@ -450,6 +464,7 @@ class Pump:
                 self._log.warning("commit_failed", partitions=len(wanted), error=type(error).__name__)
             else:
                 self._schedule.committed(wanted)
+                self._marked = (self._marked - wanted.keys()) | (wanted.keys() & set(suspects))
                 metrics.COMMITS.labels(self._group, "ok").inc()
 
     # -- rebalancing ---------------------------------------------------------------------------------------------------
@@ -475,8 +490,12 @@ class Pump:
         if _MEMORY in self._paused and self._schedule.roomy:
             self.resume(_MEMORY)
 
-    def assigned_now(self, partitions: Sequence[Partition]) -> None:
+    async def assigned_now(self, partitions: Sequence[Partition]) -> None:
         """Begin with these."""
+        self._apply_pauses()
+        marked = await read_marks(self._consumer, partitions, self._session_timeout / 2)
+        self._marked = (self._marked - set(partitions)) | marked
+        self._poison.begin(partitions, marked)
         self._assigned = set(partitions)
         self._apply_pauses()
         self._log.info("partitions_assigned", partitions=len(partitions))
@@ -511,6 +530,7 @@ class Pump:
             # Nobody may be waiting yet; the error is not lost, `ask` and `wait` tell it.
             self._stopped.exception()
             self.pause("failure")
+            self._commit_wanted.set()
 
     async def _close(self) -> None:
         if self._timer is not None:
@@ -540,4 +560,4 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
         await self._pump.revoked([(each.topic, each.partition) for each in revoked])
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        self._pump.assigned_now([(each.topic, each.partition) for each in assigned])
+        await self._pump.assigned_now([(each.topic, each.partition) for each in assigned])

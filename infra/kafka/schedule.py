@@ -256,6 +256,10 @@ class Schedule:
             for held in batch.messages
         )
 
+    def has_unfinished(self, partitions: Collection[Partition]) -> bool:
+        """Whether anything of these was read and is not finished."""
+        return any(offsets.unfinished for each in partitions if (offsets := self.offsets.get(each)) is not None)
+
     def next_wake(self) -> float | None:
         """When to ask again, at the latest: the end of the first rest; None when nothing waits for one."""
         self._tidy()

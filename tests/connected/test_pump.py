@@ -18,7 +18,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from infra.kafka.broker import partition_of
-from infra.kafka.pump import Pump, Unavailable
+from infra.kafka.marks import STOPPED
+from infra.kafka.pump import Pump, TooMuchPoison, Unavailable
 from infra.local.stack import EmbeddedStack
 from infra.settings import Settings
 
@@ -345,6 +346,49 @@ async def test_kafka_killed_and_started_again_costs_no_message_and_no_restart_of
     finally:
         await asyncio.to_thread(stack.stop)
         shutil.rmtree(folder)
+
+
+async def test_a_stop_for_poison_is_known_after_a_restart_until_a_message_is_good(kafka, topic, produce) -> None:
+    """INVARIANT: a supervisor does not drain a topic into dead letters. aiokafka must tell a commit's metadata for that."""
+    await produce(1, 100)
+    place = TopicPartition(topic, partition_of(b"k0", PARTITIONS))
+    laid: list[int] = []
+
+    async def bad(_raws) -> None:
+        raise ZeroDivisionError
+
+    async def good(_raws) -> None:
+        return None
+
+    async def on_poison(raw, _error) -> None:
+        laid.append(raw.offset)
+
+    async def mark() -> str:
+        admin = AIOKafkaAdminClient(bootstrap_servers=kafka.kafka_url)
+        await admin.start()
+        try:
+            return (await admin.list_consumer_group_offsets(f"g-{topic}"))[place].metadata
+        finally:
+            await admin.close()
+
+    numbers = []
+    for _ in range(3):
+        laid.clear()
+        pump = build(kafka, topic, bad, on_poison=on_poison)
+        await pump.start()
+        with pytest.raises(TooMuchPoison):
+            async with asyncio.timeout(30):
+                await pump.wait()
+        await pump.drain(10)
+        numbers.append(len(laid))
+        assert await mark() == STOPPED
+    assert numbers == [19, 1, 1]
+    pump = build(kafka, topic, good)
+    await pump.start()
+    await until(lambda: pump.lag().get((topic, place.partition)) == 0)
+    await pump.drain(10)
+    await pump.wait()
+    assert await mark() == ""
 
 
 async def send(kafka: Settings, topic: str, value: bytes) -> None:

@@ -6,6 +6,7 @@ import asyncio
 
 from aiokafka import TopicPartition
 from aiokafka.errors import CommitFailedError
+from aiokafka.structs import OffsetAndMetadata
 
 from infra.kafka.raw import RawMessage
 
@@ -19,6 +20,8 @@ class FakeConsumer:
         }
         self.position = dict.fromkeys(self.logs, 0)
         self.committed: dict[TopicPartition, int] = {}
+        self.metadata: dict[TopicPartition, str] = {}
+        self._coordinator = self
         self.commits: list[dict[TopicPartition, int]] = []
         self.paused: set[TopicPartition] = set()
         self.owned: set[TopicPartition] = set()
@@ -91,8 +94,17 @@ class FakeConsumer:
         await self.commit_gate.wait()
         if self.fenced or not set(offsets) <= self.owned:
             raise CommitFailedError("fenced")
-        self.commits.append(dict(offsets))
-        self.committed.update(offsets)
+        said = {place: (at, "") if isinstance(at, int) else at for place, at in offsets.items()}
+        self.commits.append({place: offset for place, (offset, _) in said.items()})
+        self.committed.update(self.commits[-1])
+        self.metadata.update({place: metadata for place, (_, metadata) in said.items()})
+
+    async def fetch_committed_offsets(self, partitions):
+        return {
+            place: OffsetAndMetadata(self.committed[place], self.metadata[place])
+            for place in partitions
+            if place in self.committed
+        }
 
     def pause(self, *partitions) -> None:
         self.paused.update(partitions)
