@@ -3,14 +3,17 @@
 Law: a file or batch that another tenant made is answered as one that does not exist. Quotas hold the most that a batch may take
 from before it is made until it has ended: who has no room for it is refused. What it took is counted once, when it has ended,
 whether anybody asks for it or not: in the accounts, in one transaction with the note that it is counted, then in the quotas; at
-the provider's price for batches, and towards no limit per minute. Its rows say only whose it is; contents stay with the provider.
+the provider's price for batches, and towards no limit per minute. One whose making nobody saw the end of is found among the
+provider's by its file. Rows say only whose it is; contents stay with the provider.
 Source: https://console.groq.com/docs/batch (half price; own rate limits).
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -37,6 +40,9 @@ ANALYSIS = "batch"
 LOOK_SECONDS = 30.0
 SLACK_SECONDS = 3_600.0
 """After its window, for a batch to be looked at: until then its place in the quotas is held."""
+UNSURE_SECONDS = 60.0
+"""A batch that the provider has, and we do not, may be noted this moment; after that nobody will."""
+_FIND_EVERY = 10
 _DAY_SECONDS = 86_400.0
 _LONGEST_DAYS = 7
 """The provider's longest completion window: https://console.groq.com/docs/batch."""
@@ -44,6 +50,8 @@ _GIVE_UP_DAYS = 8
 _ENTER_SECONDS = 10.0
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 _IN_NO_WINDOW = -1
+_AWAY = (SQLAlchemyError, OSError, ModelUnavailable, ValueError, KeyError, TypeError)
+"""The database, the provider, or what it says: looked at again later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +188,11 @@ class Batches:
     # after
 
     async def _run(self) -> None:
-        while True:
+        for look in itertools.count():
             await asyncio.sleep(LOOK_SECONDS)
             try:
+                if look % _FIND_EVERY == 0:
+                    await self._find()
                 async with self._engine.connect() as connection:
                     waiting = list(
                         await connection.scalars(
@@ -193,14 +203,34 @@ class Batches:
                             )
                         )
                     )
-            except (SQLAlchemyError, OSError) as error:
+            except _AWAY as error:
                 log("llm_gateway").warning("batches_not_looked_at", error=type(error).__name__)
                 continue
             for each in waiting:
                 try:
                     await self._account(each)
-                except (SQLAlchemyError, OSError, ModelUnavailable, ValueError) as error:
+                except _AWAY as error:
                     log("llm_gateway").warning("batch_not_looked_at", batch=each, error=type(error).__name__)
+
+    async def _find(self) -> None:
+        """Take for a tenant's what was made of its file though nobody noted it: an answer was lost, or a process died."""
+        async with self._engine.connect() as connection:
+            if not await connection.scalar(sa.select(sa.exists().where(objects.c.kind == "file"))):
+                return
+        raw = await self._passed(Wanted("GET", "batches", "", b"", ""))
+        now = time.time()
+        made = {
+            str(each["id"]): str(each["input_file_id"])
+            for each in (orjson.loads(raw.body)["data"] if raw.status == 200 else ())
+            if UNSURE_SECONDS < now - int(each.get("created_at") or 0) < _GIVE_UP_DAYS * _DAY_SECONDS
+        }
+        names = sa.select(objects).where(objects.c.id.in_([*made, *made.values()]))
+        async with self._engine.begin() as connection:
+            known = {row.id: row for row in await connection.execute(names)}
+            for batch, source in made.items():
+                if batch not in known and source in known:
+                    await _own(connection, batch, "batch", known[source].tenant, known[source].key_id)
+                    log("llm_gateway").warning("batch_found", batch=batch, tenant=known[source].tenant)
 
     async def _account(self, id: str, said: dict[str, Any] | None = None) -> None:  # noqa: A002 -- the provider's name for it
         """Count one batch if it has ended and nobody has: the row is held meanwhile, so that one replica alone does. `said`: what
@@ -263,7 +293,7 @@ class Batches:
             row.tenant, row.user, ANALYSIS, self._line, 0, row.most_tokens, row.most_nano, lane="bulk", version=row.key_id,
             requests=row.requests,
         )  # fmt: skip
-        # A batch from before quotas held any is counted whole, today.
+        # One for which nothing was held, or nobody knows what, is counted whole, today.
         day, month = (row.day, row.month) if row.grant_id else today()
         return Grant(question, row.grant_id, "", day, month, _IN_NO_WINDOW)
 

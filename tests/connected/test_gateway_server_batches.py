@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import time
 from typing import Any
 
 import openai
@@ -260,3 +261,34 @@ async def test_a_batch_from_before_quotas_held_any_is_counted_whole(place: Place
     after = await used(place)
     assert after[0] - before[0] == row.calls == 3
     assert after[1] - before[1] == row.input_tokens + row.output_tokens
+
+
+async def test_a_batch_whose_making_nobody_noted_is_found_by_its_file(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """INVARIANT: if this fails, a process that dies while the provider makes a batch leaves it unpaid for ever."""
+
+    async def killed(*_: Any, **__: Any) -> None:
+        raise sa.exc.InterfaceError("", {}, OSError("killed"))
+
+    batches = place.server._batches
+    async with place.openai() as client:
+        file = await client.files.create(file=("b.jsonl", io.BytesIO(lines(3))), purpose="batch")
+        with monkeypatch.context() as patch:
+            patch.setattr("llm_gateway.server.batches._own", killed)
+            with pytest.raises(openai.InternalServerError):
+                await client.batches.create(
+                    input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+                )
+        [made] = place.stand_in._batches.values()
+        place.stand_in._batches["other"] = {**made, "id": "other", "input_file_id": "of_nobody_here", "created_at": 1}
+        await batches._find()
+        assert (await client.batches.list()).data == [], "it may be noted this moment"
+        for each in place.stand_in._batches.values():
+            each["created_at"] = int(time.time()) - 120
+        for _ in range(2):
+            await batches._find()
+        assert [each.id for each in (await client.batches.list()).data] == [made["id"]]
+        await batches._account(made["id"])
+    [row] = await place.rows()
+    assert (row.calls, row.batched) == (3, 3)
