@@ -12,7 +12,7 @@ from tests.faults.campaign import Pace, Round, run_round
 from tests.faults.judge import Judge
 from tests.faults.stand import Stand, open_stand
 
-pytestmark = [pytest.mark.connected, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.connected, pytest.mark.timeout(480)]
 
 SELECTION = ("kill-receiver", "postgres-cut", "redis-emptied", "kill-salesforce-events")
 PACE = Pace(rate=30.0, before=1.0, after=0.5, long=False, patience=90.0, hurry=True)
