@@ -19,7 +19,7 @@ from schemas.insight import Version
 from sinks.destinations.crm_state import RECORD, CrmState, Row
 from sinks.destinations.crm_writer import CrmDestination
 from sinks.destinations.destination import Gone, Needs, Stale, Unchanged, Written
-from sinks.destinations.postgres import PostgresDestination
+from sinks.destinations.postgres import PLUGIN, PostgresDestination
 from tests.sinks.making import NOON, FakeAccounts, insight, lead, quality, requirements
 
 pytestmark = pytest.mark.connected
@@ -340,3 +340,65 @@ async def test_the_whole_role_writes_from_kafka_to_postgres_and_the_crm(settings
             await publisher.stop()
             await role.drain(10)
         assert await role.wait() is None
+
+
+async def test_a_destination_that_is_enabled_later_gets_every_newest_insight_from_the_beginning(
+    settings, tenant, monkeypatch
+):
+    """INVARIANT: `crm.insights` keeps the newest of each, and a new group begins at its start. If it fails, whoever enables a
+    destination waits for every record to change.
+    """
+    from infra.kafka.broker import Publisher
+    from infra.kafka.codec import Codec
+    from infra.role import Parts
+    from schemas.topics import INSIGHTS
+    from sinks.app import build_app
+
+    class Later:
+        """Keeps what Postgres keeps, and has a name, and so a group, that nobody had before."""
+
+        name = f"later_{tenant}"
+
+        def build(self, needs):
+            made = PostgresDestination(needs)
+            made.name = self.name
+            return made
+
+    plugins = {"postgres": PLUGIN, Later.name: Later()}
+    monkeypatch.setattr("sinks.app.load", lambda _package, _protocol, names: {name: plugins[name] for name in names})
+    parts = Parts(settings)
+    publisher = Publisher(settings, Codec(parts.keyring, "hookline/test"), client_id="test")
+    given = [
+        insight(make(version), version, record=str(record), tenant=tenant, account="hubspot:9")
+        for version in (1, 2, 3)
+        for record in range(12)
+        for make in (lead, lambda _: quality())
+    ]
+
+    async def filled(destination, wanted):
+        """Run the role for this destination alone until Postgres holds that many newest insights; what it holds then."""
+        role = build_app(settings.model_copy(update={"destinations": [destination]}), parts)
+        await role.start()
+        try:
+            async with asyncio.timeout(30):
+                while True:
+                    rows = [row for row in await _rows(parts.engine, "insights") if row["snapshot_offset"] == 3]
+                    if len(rows) == wanted:
+                        break
+                    await asyncio.sleep(0.05)
+        finally:
+            await role.drain(10)
+        return [{name: value for name, value in row.items() if name != "written_at"} for row in rows]
+
+    await parts.start()
+    await publisher.start()
+    try:
+        await publisher.publish(INSIGHTS, given)
+        there = await filled("postgres", 24)
+        async with parts.engine.begin() as connection:
+            await connection.execute(text("TRUNCATE insights, insight_history"))
+        assert await filled(Later.name, 24) == there
+        assert {row["score"] for row in there if row["analysis"] == "lead_intel"} == {3}
+    finally:
+        await publisher.stop()
+        await parts.stop()
