@@ -54,7 +54,7 @@ class Sent(Protocol):
 Turn = Callable[[], Awaitable[None]]
 """Waits for the right to one more attempt; raises when it does not come in time."""
 Told = Callable[[Headroom | None, float], None]
-"""What a provider said of its limits, and for how many seconds it wants quiet (0: it did not say). Never raises."""
+"""What a provider said of its limits, and for how many seconds it wants quiet (0: for none). Never raises."""
 
 
 class Attempts:
@@ -104,8 +104,8 @@ class Attempts:
         another: bool = False,
     ) -> tuple[Completed, int]:
         """The model's answer to `make(seconds for the attempt)`, and how many attempts it took. Raises ModelUnavailable,
-        InputRefused, and what `turn` raises, which is awaited before every attempt but the first. `another`: another model can be
-        asked, so that a wait of more than SHORT_WAIT_SECONDS is not begun.
+        InputRefused, and what `turn` raises, which is awaited before every attempt but the first. `sent` is told what is with
+        the provider. `another`: another model can be asked, so that a wait of more than SHORT_WAIT_SECONDS is not begun.
         """
         line = self._line(provider.name, model)
         patience = SHORT_WAIT_SECONDS if another else math.inf
@@ -140,10 +140,17 @@ class Attempts:
             except QuestionRefused as refused:
                 raise InputRefused(str(refused)) from refused
             else:
-                if told is not None and completed.headroom is not None:
-                    told(completed.headroom, 0.0)
+                if completed.headroom is not None:
+                    self._heard(line, completed.headroom, told)
                 return completed, attempt
         raise AssertionError("the last attempt returns or raises")
+
+    def _heard(self, line: _Line, headroom: Headroom, told: Told | None) -> None:
+        spent_for = headroom.spent_for()
+        if spent_for:
+            line.quiet_until = max(line.quiet_until, self._clock() + spent_for)
+        if told is not None:
+            told(headroom, spent_for)
 
     async def _turn(self, line: _Line, provider: str, model: str, deadline: float, patience: float) -> float:
         """Wait until a question may go out; seconds that are left then."""
@@ -223,7 +230,6 @@ class Attempts:
             self._breakers.gave_up(line.name)
             raise
         self._breakers.succeeded(line.name)
-        line.quiet_until = max(line.quiet_until, self._clock() + _quiet(completed.headroom))
         return completed
 
     def _line(self, provider: str, model: str) -> _Line:
@@ -234,15 +240,3 @@ class Attempts:
             shown = OTHER if self._by_clients and not is_known(model) else ""
             line = self._lines[provider, model] = _Line(f"{provider}:{model}", shown)
         return line
-
-
-def _quiet(headroom: Headroom | None) -> float:
-    """Seconds for which the provider has nothing left to give."""
-    if headroom is None:
-        return 0.0
-    spent = [
-        reset
-        for left, reset in ((headroom.requests, headroom.requests_reset), (headroom.tokens, headroom.tokens_reset))
-        if left == 0 and reset is not None
-    ]
-    return max(spent, default=0.0)

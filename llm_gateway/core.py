@@ -156,16 +156,17 @@ class Core:
         """See `Told.quiet`."""
         self._told.quiet(line, seconds)
 
-    def told(self, line: Line, headroom: Headroom) -> None:
+    def told(self, line: Line, headroom: Headroom, slot: int = -1) -> None:
         """See `Told.headroom`."""
-        self._told.headroom(line, headroom)
+        self._told.headroom(line, headroom, slot)
 
-    def heard(self, line: Line, headroom: Headroom | None, quiet: float) -> None:
+    def heard(self, grant: Grant, headroom: Headroom | None, quiet: float) -> None:
         """All that one answer said of its limits; see `llm_gateway.attempts`."""
+        line = grant.question.line
         if quiet > 0:
             self.quiet(line, quiet)
         if headroom is not None:
-            self.told(line, headroom)
+            self.told(line, headroom, grant.slot)
 
     # after
 

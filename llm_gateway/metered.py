@@ -19,7 +19,7 @@ from llm_gateway.core import Core
 from llm_gateway.models import Structured, estimated_tokens, facts_of
 from llm_gateway.policy import nano
 from llm_gateway.prompt import Caller, InputRefused, Prompt, T
-from llm_gateway.providers.provider import Completed, Completion, Headroom
+from llm_gateway.providers.provider import Completed, Completion
 from llm_gateway.question import Grant, Hit, Line, Question, Usage
 from llm_gateway.routing import Route
 
@@ -145,7 +145,7 @@ class Metered:
             self._route.model,
             deadline,
             turn=lambda: self._core.again(grant, deadline),
-            told=self._told,
+            told=lambda headroom, quiet: self._core.heard(grant, headroom, quiet),
             sent=grant,
             another=grant.question.another,
         )
@@ -172,6 +172,3 @@ class Metered:
             ratio = min(3.0, max(0.3, usage.input_tokens / expected))
             self._guessed[name] = (1 - _LEARNS) * guess + _LEARNS * ratio
         answered(self._core, self._ledger, question, grant, usage, sealed=sealed, error=error, repair=repair)
-
-    def _told(self, headroom: Headroom | None, quiet: float) -> None:
-        self._core.heard(self._line, headroom, quiet)

@@ -66,7 +66,8 @@ async def lines_of(redis: Redis, policies: Policies) -> list[dict[str, Any]]:
                 "requests_limit": limits.requests,
                 "tokens": 0 if stale else int(float(found.get("t", 0))),
                 "tokens_limit": limits.tokens or int(found.get("tpm", 0)),
-                "day_requests": int(float(found.get("dr", 0))),
+                # By the provider's own count, where it sets the limit.
+                "day_requests": int(float(found.get("dr" if limits.requests_per_day else "hr", found.get("dr", 0)))),
                 "day_requests_limit": limits.requests_per_day or int(found.get("rpd", 0)),
                 "waiting": int(await redis.hlen(f"{P}line:{name}:wait")),
                 "quiet_s": max(0.0, float(found.get("quiet", 0)) / 1000 - time.time()),

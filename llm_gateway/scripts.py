@@ -44,7 +44,7 @@ def load() -> Scripts:
         tick=made("window", "line", "tick"),
         restore=made("restore"),
         confirm=made("confirm"),
-        observe=made("observe"),
+        observe=made("window", "observe"),
         alive=made("alive"),
         breaker=made("breaker"),
     )

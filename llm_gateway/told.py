@@ -1,15 +1,23 @@
 """What a provider's answers tell of its limits, told on to all replicas.
 
-Law: said and forgotten: what is lost with Redis matters no more when it is back. Nothing is sent that changes nothing.
+Law: said and forgotten: what is lost with Redis matters no more when it is back. Nothing is sent that changes nothing, but how
+much of the day is used, now and then: the provider's count is the truth, ours is lowered by it as well as raised.
 Groq's headers: https://console.groq.com/docs/rate-limits (`*-requests` speaks of the day, `*-tokens` of the minute).
 """
 
 from __future__ import annotations
 
+from time import monotonic
+
 from infra.redis_wire import Command, Script, Wire, pack
 from llm_gateway.policy import Policies
 from llm_gateway.providers.provider import Headroom
 from llm_gateway.question import Line
+
+_AGAIN_SECONDS = 10.0
+"""The day's count is told so often; near the day's end, and when that is no longer near, with every answer."""
+_NEAR = 0.9
+_NOTHING = (0, 0, 0.0)
 
 
 class Told:
@@ -19,29 +27,32 @@ class Told:
         self._wire = wire
         self._script = script
         self._policies = policies
-        self._observed: dict[Line, tuple[int, int]] = {}
+        self._observed: dict[Line, tuple[int, int, float]] = {}
 
     def returned(self) -> None:
         """Redis is there again, and may have forgotten."""
         self._observed.clear()
 
     def quiet(self, line: Line, seconds: float) -> None:
-        """The provider asks for `seconds` without questions (429 with retry-after): nobody of any replica is granted a turn."""
-        self._send(self._script.call(line.name, int(seconds * 1000) + 1, 0, 0, -1))
+        """The provider asks for `seconds` without questions (429 with retry-after, or nothing is left): nobody of any replica is
+        granted a turn.
+        """
+        self._send(self._script.call(line.name, int(seconds * 1000) + 1, 0, 0, -1, -1))
 
-    def headroom(self, line: Line, left: Headroom) -> None:
-        """What the provider's headers say of its limits; sent on only when it changes something."""
+    def headroom(self, line: Line, left: Headroom, slot: int) -> None:
+        """What the provider's headers say of its limits; `slot` of the question that was answered (see `Grant`)."""
         limits = self._policies.line(line)
         tokens = 0 if limits.tokens else left.tokens_limit or 0
-        requests = 0 if limits.requests_per_day else left.requests_limit or 0
-        # Groq: `requests` speaks of the day. Near its end others' use of the same key matters.
-        used = -1
-        whole = limits.requests_per_day or left.requests_limit or 0
-        if left.requests is not None and whole and left.requests < whole * 0.1:
-            used = max(0, whole - left.requests)
-        if (tokens, requests) != self._observed.get(line, (0, 0)) or used >= 0:
-            self._observed[line] = (tokens, requests)
-            self._send(self._script.call(line.name, 0, tokens, requests, used))
+        # Groq: `requests` speaks of the day, and of all who use the same key.
+        day = left.requests_limit or (0 if left.requests is None else limits.requests_per_day)
+        if not tokens and not day:
+            return
+        used = -1 if left.requests is None or not day else max(0, day - left.requests)
+        now, near = monotonic(), used > day * _NEAR
+        said = self._observed.get(line, _NOTHING)
+        if (tokens, day) != said[:2] or near or now >= said[2]:
+            self._observed[line] = (tokens, day, now if near else now + _AGAIN_SECONDS)
+            self._send(self._script.call(line.name, 0, tokens, day, used, slot))
 
     def _send(self, command: Command) -> None:
         self._wire.send(pack(command))

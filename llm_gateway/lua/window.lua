@@ -1,5 +1,9 @@
 -- A limit: requests and tokens in a sliding window, and in a day.
 --
+-- The day is counted twice. What we granted ourselves (`dr`, `dt`) is held against a limit that was configured, until midnight
+-- (UTC). What the provider's headers say is used (`hr`, with what was granted since) is held against the limit that they say
+-- (`rpd`): its day may be another one, so then one question goes when one is back (after PAUSE at most) and hears how it stands.
+--
 -- The window is cut into SLOTS, and what the last SLOTS + 1 of them took is the truth: in no window of that length, wherever
 -- it begins, is more taken than the limit. Where `burst` is given, a bucket paces besides: so that a crowd does not take the
 -- window in its first second and leave everybody standing for the rest of it. PACE below 1 keeps room for the way from the
@@ -11,6 +15,7 @@ local TENANT_BURST = 0.5
 -- Of the bucket, what a lane leaves to those before it; of the window, what lanes after the first may take.
 local KEEP = {0, 0.25, 0.9}
 local CAP_REQUESTS, CAP_TOKENS = 0.99, 0.98
+local PAUSE = 60000
 
 -- What a window may take, a window's length long. One that holds less than it should (whoever was to look came late, as on a
 -- busy machine) is paced a little faster until it does.
@@ -21,13 +26,13 @@ end
 
 local function window(name, requests, tokens, per_day, tokens_per_day, ms, burst)
   local key = P .. 'w:' .. name
-  local f = redis.call('HMGET', key, 'at', 'r', 't', 'lr', 'lt', 'la', 'quiet', 'day', 'dr', 'dt', 'tpm', 'rpd')
+  local f = redis.call('HMGET', key, 'at', 'r', 't', 'lr', 'lt', 'la', 'quiet', 'day', 'dr', 'dt', 'tpm', 'rpd', 'hr', 'try')
   local w = {key = key, ms = ms, burst = burst, requests = requests, tokens = tokens, per_day = per_day,
-    tokens_per_day = tokens_per_day, r = num(f[2]), t = num(f[3]), quiet = num(f[7]), dr = num(f[9]), dt = num(f[10])}
+    tokens_per_day = tokens_per_day, r = num(f[2]), t = num(f[3]), quiet = num(f[7]), dr = num(f[9]), dt = num(f[10]),
+    told = num(f[12]), hr = num(f[13]), try = num(f[14])}
   -- What nobody configured, the provider's headers may have told.
   if tokens == 0 then w.tokens = num(f[11]) end
-  if per_day == 0 then w.per_day = num(f[12]) end
-  if num(f[8]) ~= today then w.dr, w.dt = 0, 0 end
+  if num(f[8]) ~= today then w.dr, w.dt, w.hr = 0, 0, 0 end
   local width = ms / SLOTS
   w.slot = math.floor(now / width)
   local at = tonumber(f[1])
@@ -77,15 +82,16 @@ end
 
 -- Milliseconds until a request of so many tokens may pass; 0: now. And whether it is the day that is spent.
 local function wait_of(w, tokens, lane)
-  if w.quiet > now then return w.quiet - now, false end
+  if w.quiet > now then return w.quiet - now end
   if (w.per_day > 0 and w.dr + 1 > w.per_day) or (w.tokens_per_day > 0 and w.dt + tokens > w.tokens_per_day) then
     return (86400 - clock[1] % 86400) * 1000, true
   end
   local wait = 0
+  if w.told > 0 and w.hr >= w.told then wait = math.max(0, w.try - now) end
   local share = w.burst > 0 and lane > 1
   if w.requests > 0 then
     local cap = share and math.ceil(w.requests * CAP_REQUESTS) or w.requests
-    if w.r + 1 > cap then wait = until_free(w, w.r + 1 - cap, 'r') end
+    if w.r + 1 > cap then wait = math.max(wait, until_free(w, w.r + 1 - cap, 'r')) end
     if w.burst > 0 then
       local level = 1 + KEEP[lane] * (w.cr - 1)
       if w.lr < level then wait = math.max(wait, (level - w.lr) / w.rr) end
@@ -102,7 +108,7 @@ local function wait_of(w, tokens, lane)
       if w.lt < level then wait = math.max(wait, (level - w.lt) / w.rt) end
     end
   end
-  return wait, false
+  return wait
 end
 
 local function take(w, requests, tokens)
@@ -118,6 +124,11 @@ local function take(w, requests, tokens)
   else
     redis.call('HSET', w.key, 'at', w.slot, 'r', w.r, 't', w.t, 'day', today, 'dr', w.dr, 'dt', w.dt)
   end
+  if w.told > 0 then
+    w.hr = w.hr + requests
+    if w.hr > w.told then w.try = now + math.min(PAUSE, 86400000 / w.told) end
+    redis.call('HSET', w.key, 'hr', w.hr, 'try', w.try)
+  end
   redis.call('EXPIRE', w.key, 172800)
 end
 
@@ -131,6 +142,7 @@ local function correct(w, slot, requests, tokens)
     redis.call('HINCRBY', w.key, 't', tokens)
   end
   redis.call('HINCRBY', w.key, 'dr', requests)
+  if w.told > 0 then redis.call('HINCRBY', w.key, 'hr', requests) end
   redis.call('HINCRBY', w.key, 'dt', tokens)
   if w.burst > 0 then
     if w.requests > 0 then w.lr = math.min(w.cr, w.lr - requests) end

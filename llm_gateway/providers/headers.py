@@ -31,9 +31,9 @@ def seconds(text: str | None) -> float | None:
 
 
 def wait(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a refusal of the limit asks for: `retry-after`, or until there are tokens again where none are left."""
-    named, left = seconds(headers.get("retry-after")), headroom(headers)
-    return left.tokens_reset if named is None and left.tokens == 0 else named
+    """Seconds that a refusal of the limit asks for: `retry-after`, or until there is something again where nothing is left."""
+    named = seconds(headers.get("retry-after"))
+    return (headroom(headers).spent_for() or None) if named is None else named
 
 
 def headroom(headers: Mapping[str, str], *, groqs: bool = True) -> Headroom:

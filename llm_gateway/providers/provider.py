@@ -16,6 +16,10 @@ from llm_gateway.prompt import Trouble
 if TYPE_CHECKING:
     from llm_gateway.genai import Operation
 
+_DAY_SECONDS = 86_400.0
+_LONGEST_PAUSE_SECONDS = 60.0
+"""A day that is spent is looked at again after so long: without a question nobody learns that it is not."""
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -74,6 +78,16 @@ class Headroom:
     """The whole (Groq: of the day)."""
     tokens_limit: int | None = None
     """The whole (Groq: of the minute)."""
+
+    def spent_for(self) -> float:
+        """Seconds for which nothing is left, 0 where something is. A day's requests come back one by one: it is until one is there."""
+        if self.tokens != 0 and self.requests != 0:
+            return 0.0
+        tokens = (self.tokens_reset or 0.0) if self.tokens == 0 else 0.0
+        if self.requests != 0 or (self.requests_reset is None and not self.requests_limit):
+            return tokens
+        whole = _DAY_SECONDS if self.requests_reset is None else self.requests_reset
+        return max(tokens, min(_LONGEST_PAUSE_SECONDS, whole / (self.requests_limit or 1)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,7 +199,7 @@ class Chat:
             asked.model,
             call.deadline,
             turn=lambda: self._core.again(grant, call.deadline),
-            told=lambda headroom, quiet: meter.told(grant.question.line, headroom, quiet),
+            told=lambda headroom, quiet: self._core.heard(grant, headroom, quiet),
             sent=grant,
             another=grant.question.another,
         )  # fmt: skip

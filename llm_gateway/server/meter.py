@@ -15,7 +15,7 @@ from llm_gateway.cache import Entry
 from llm_gateway.core import Core
 from llm_gateway.models import facts_of, is_known
 from llm_gateway.policy import nano
-from llm_gateway.providers.provider import Completed, Headroom
+from llm_gateway.providers.provider import Completed
 from llm_gateway.question import Grant, Line, Question, Usage
 from llm_gateway.server.asked import Asked
 from llm_gateway.server.call import Call
@@ -134,10 +134,6 @@ class Meter:
             if not whole:
                 question.ttl = 0
         answered(self._core, self._ledger, question, grant, usage, sealed=sealed, error=error, repair=repair)
-
-    def told(self, line: Line, headroom: Headroom | None, quiet: float) -> None:
-        """What the provider said of its limits; see `llm_gateway.attempts.Told`."""
-        self._core.heard(line, headroom, quiet)
 
     def _of(self, model: str) -> _Learned:
         found = self._learned.get(model)

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -193,6 +194,89 @@ async def test_limits_that_nobody_configured_come_from_the_providers_headers(ope
     assert isinstance(await core.enter(asked(line, tenant, "interactive", 1_000), within(1)), Grant)
     with pytest.raises(RateLimited):
         await core.enter(asked(line, tenant, "interactive", 1_000), within(0.5))
+
+
+def spent(limit: int) -> Headroom:
+    return Headroom(requests=0, requests_reset=86_400.0, requests_limit=limit)
+
+
+async def test_a_day_that_the_provider_calls_spent_is_quiet_for_all_and_not_until_midnight(
+    opened: Opener, line: Line, tenant: str
+):
+    """INVARIANT: if this fails, a header locks a model until midnight, though the provider gives requests back all day."""
+    one, other = [await opened() for _ in range(2)]
+    held = await one.enter(asked(line, tenant), within(1))
+    assert isinstance(held, Grant)
+    one.heard(held, spent(1_000), spent(1_000).spent_for())
+    await one.drained()
+    with pytest.raises(RateLimited) as raised:
+        await other.enter(asked(line, tenant), within(5.0))
+    assert 50 < (raised.value.resets_at - datetime.now(UTC)).total_seconds() < 61
+
+
+async def test_a_spent_day_is_probed_by_one_question_after_the_other_until_a_header_says_more(
+    opened: Opener, line: Line, tenant: str
+):
+    one, other = [await opened() for _ in range(2)]
+    held = await one.enter(asked(line, tenant), within(1))
+    assert isinstance(held, Grant)
+    limit = 43_200  # two seconds bring one
+    one.heard(held, spent(limit), spent(limit).spent_for())
+    await one.drained()
+    began = within(0)
+    probes = [await core.enter(asked(line, tenant), within(20.0)) for core in (other, one)]
+    assert within(0) - began >= 3.8
+    with pytest.raises(RateLimited):
+        await other.enter(asked(line, tenant), within(0.2))
+    assert isinstance(probes[1], Grant)
+    one.heard(probes[1], replace(spent(limit), requests=500), 0.0)
+    await one.drained()
+    began = within(0)
+    found = await asyncio.gather(*(other.enter(asked(line, tenant, "interactive"), within(5.0)) for _ in range(20)))
+    assert all(isinstance(each, Grant) for each in found)
+    assert within(0) - began < 1
+
+
+async def test_a_header_does_not_forget_what_was_granted_since_its_question(opened: Opener, line: Line, tenant: str):
+    """INVARIANT: if this fails, a late header opens a day that those under way have spent."""
+    one, other = [await opened() for _ in range(2)]
+    held = [await core.enter(asked(line, tenant), within(1)) for core in (one, other, one, other)]
+    first, last = held[0], held[-1]
+    assert isinstance(first, Grant)
+    assert isinstance(last, Grant)
+    one.heard(first, replace(spent(100), requests=3), 0.0)  # which the other three may take
+    await one.drained()
+    await other.enter(asked(line, tenant), within(1))  # finds out how it stands
+    with pytest.raises(RateLimited):
+        await other.enter(asked(line, tenant), within(1))
+    one.heard(last, replace(spent(100), requests=90), 0.0)
+    await one.drained()
+    assert isinstance(await other.enter(asked(line, tenant), within(1)), Grant)
+
+
+async def test_what_we_count_ourselves_ends_no_day_that_the_provider_measures(opened: Opener, line: Line, tenant: str):
+    core = await opened()
+    core.told(line, Headroom(requests=12, requests_limit=12))
+    for _ in range(13):  # the last one finds out how it stands
+        assert isinstance(await core.enter(asked(line, tenant, "interactive"), within(1)), Grant)
+    with pytest.raises(RateLimited) as raised:
+        await core.enter(asked(line, tenant, "interactive"), within(1))
+    assert (raised.value.resets_at - datetime.now(UTC)).total_seconds() < 61
+
+
+async def test_a_limit_of_a_key_over_all_models_is_shared_like_any_other(opened: Opener, line: Line, tenant: str):
+    cores = [await opened(provider_limits={"*": ModelLimits(requests_per_minute=20)}) for _ in range(2)]
+    results = await asyncio.gather(
+        *(
+            cores[n % 2].enter(asked(Line("scripted", f"m{n % 3}", line.key), tenant, "interactive"), within(0.5))
+            for n in range(40)
+        ),
+        return_exceptions=True,
+    )
+    grants = [result for result in results if isinstance(result, Grant)]
+    assert {type(result) for result in results} == {Grant, RateLimited}
+    assert 4 <= len(grants) <= 20
+    assert all(grant.slot >= 0 for grant in grants), "by Redis, and not by each for itself"
 
 
 async def test_the_providers_day_ends_for_all(opened: Opener, line: Line, tenant: str):

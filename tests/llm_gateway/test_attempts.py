@@ -160,6 +160,33 @@ async def test_headers_that_say_nothing_is_left_are_believed(attempts: Attempts,
     assert 3.0 <= sum(time.slept) <= 3.4
 
 
+async def test_a_day_that_is_spent_is_looked_at_again_as_soon_as_a_request_is_back(attempts: Attempts, time: Time):
+    """INVARIANT: if this fails, one header silences a model for a day: without a question nobody learns that it may be asked."""
+    heard: list[tuple[Headroom | None, float]] = []
+    left = Headroom(requests=0, requests_reset=86_400.0, requests_limit=14_400, tokens=5_000, tokens_reset=1.0)
+    provider = Scripted(Completed("{}", "m", headroom=left))
+    await attempts.complete(provider, make, "m", within(time), told=lambda *told: heard.append(told))
+    assert heard == [(left, 6.0)], "everybody is told"
+    await attempts.complete(provider, make, "m", within(time))
+    assert 6.0 <= sum(time.slept) <= 6.6
+
+
+@pytest.mark.parametrize(
+    ("left", "seconds"),
+    [
+        (Headroom(), 0.0),
+        (Headroom(requests=1, requests_reset=86_394.0, requests_limit=14_400, tokens=1), 0.0),
+        (Headroom(requests=0), 0.0),
+        (Headroom(requests=0, requests_limit=14_400), 6.0),
+        (Headroom(requests=0, requests_reset=86_400.0, requests_limit=1_000), 60.0),
+        (Headroom(requests=0, requests_reset=86_400.0), 60.0),
+        (Headroom(requests=0, requests_reset=86_400.0, requests_limit=14_400, tokens=0, tokens_reset=7.5), 7.5),
+    ],
+)
+def test_how_long_nothing_is_left(left: Headroom, seconds: float):
+    assert left.spent_for() == seconds
+
+
 async def test_another_model_is_not_held_up(attempts: Attempts, time: Time):
     provider = Scripted(failure("RATE_LIMITED", after=47.0))
     with pytest.raises(ModelUnavailable):
