@@ -186,7 +186,7 @@ async def test_a_wait_that_the_provider_names_is_not_waited_where_there_is_anoth
     for number, world in enumerate((worlds[0], worlds[0], worlds[1])):
         answer = await world.gateway.ask(question(f"lead {number}", judge=None), world.caller())
         assert answer.model == large
-    assert asyncio.get_running_loop().time() - began < 3
+    assert asyncio.get_running_loop().time() - began < 7
     assert worlds[0].models == [small, large, large]
     assert worlds[1].models == [large], "another replica knows of it"
 

@@ -141,23 +141,23 @@ async def test_a_wait_that_the_first_provider_names_is_not_waited_where_there_is
                 _ = [chunk async for chunk in await each.chat.completions.create(**wanted, stream=True)]
             else:
                 await each.chat.completions.create(**wanted)
-    assert asyncio.get_running_loop().time() - began < 3
+    assert asyncio.get_running_loop().time() - began < 10, "less than a second, on a machine that is not busy"
     assert world.asked == [world.large], "whoever comes later does not ask the first one again, here or elsewhere"
     assert world.second.saw.answered == 3
 
 
 async def test_a_cascade_does_not_wait_for_its_small_model_unless_the_work_is_bulk(world: World) -> None:
-    world.place.stand_in.script.append(Step(status=429, retry_after=2.5))
+    world.place.stand_in.script.append(Step(status=429, retry_after=5.0))
     loop = asyncio.get_running_loop()
     async with world.place.openai() as client:
         began = loop.time()
         assert (await client.chat.completions.create(**named("thrifty"))).model == world.large
-        assert loop.time() - began < 2
+        assert loop.time() - began < 4
         bulk = await client.chat.completions.create(
             **{**named("thrifty"), "messages": ask(1)["messages"]}, extra_headers={"x-hookline-priority": "bulk"}
         )
     assert bulk.model == world.small
-    assert loop.time() - began >= 2.4
+    assert loop.time() - began >= 4.8
 
 
 async def test_who_asks_a_model_by_its_own_name_waits_for_it(world: World) -> None:
