@@ -76,11 +76,13 @@ class Core:
         self._turns = Turns(self._wire, self._trips)
         self._following = Following(self._wire, self._scripts, self.replica)
         self._settling = Settling(self._wire, self._scripts, counted)
-        self._alone = Alone(policies, settings.gateway_replicas, lambda: asyncio.get_running_loop().time())
         self._soft = SoftLimits(policies.soft)
         self.breakers = Breakers(self._wire, self._scripts.breaker, self.replica)
         self._number = 0
         self._told = Told(self._wire, self._scripts.observe, policies)
+        self._alone = Alone(
+            policies, self._told.learned, settings.gateway_replicas, lambda: asyncio.get_running_loop().time()
+        )
         self._heart: asyncio.Task[None] | None = None
         self._was_away = False
 
@@ -273,14 +275,16 @@ class Core:
         if verdict == b"REBUILD":
             await self._settling.rebuild(question.tenant)
             return None
+        if verdict == b"SPENT":
+            self._alone.ended(question, answer[1].decode(), answer[2].decode())
         raise refusal(answer)
 
     def _granted(self, question: Question, id_: str, name: str, answer: list[Any], *, quotas: bool) -> Grant:
         warnings = tuple(answer[4].decode().split())
         if warnings:
             self._soft.passed(question.tenant, warnings)
-        if int(answer[5]) >= 0:
-            self._alone.heard(question.tenant, int(answer[5]))
+        if answer[5]:
+            self._alone.heard(question, answer[5], answer[2], answer[3])
         return Grant(
             question, id_, answer[1].decode(), str(answer[2]) if quotas else "", str(answer[3]) if quotas else "",
             int(answer[6]), warnings, name,

@@ -26,6 +26,14 @@ def refusal(answer: list[Any]) -> QuotaSpent:
     return QuotaSpent(f"{answer[2].decode()} {_WHOSE[answer[1].decode()]}", moment(float(answer[3])))
 
 
+def spent(scope: str, what: str) -> QuotaSpent:
+    """The same, by this process' clock: `scope` is user, day or month."""
+    now = datetime.now(UTC)
+    day = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    ends = (day.replace(day=1) + timedelta(days=32)).replace(day=1) if scope == "month" else day + timedelta(days=1)
+    return QuotaSpent(f"{what} {_WHOSE[scope]}", ends)
+
+
 def moment(seconds: float) -> datetime:
     """So many seconds from now, UTC."""
     return datetime.now(UTC) + timedelta(seconds=seconds)

@@ -18,6 +18,9 @@ _AGAIN_SECONDS = 10.0
 """The day's count is told so often; near the day's end, and when that is no longer near, with every answer."""
 _NEAR = 0.9
 _NOTHING = (0, 0, 0.0)
+Learned = tuple[int, int, int]
+"""Tokens a minute and requests a day (0: not said), requests left of the day (-1)."""
+NOTHING: Learned = (0, 0, -1)
 
 
 class Told:
@@ -28,6 +31,8 @@ class Told:
         self._script = script
         self._policies = policies
         self._observed: dict[Line, tuple[int, int, float]] = {}
+        self.learned: dict[Line, Learned] = {}
+        """What headers said; for when Redis is away."""
 
     def returned(self) -> None:
         """Redis is there again, and may have forgotten."""
@@ -39,8 +44,8 @@ class Told:
         """
         self._send(self._script.call(line.name, int(seconds * 1000) + 1, 0, 0, -1, -1))
 
-    def headroom(self, line: Line, left: Headroom, slot: int) -> None:
-        """What the provider's headers say of its limits; `slot` of the question that was answered (see `Grant`)."""
+    def headroom(self, line: Line, left: Headroom, slot: int = -1) -> None:
+        """What the provider's headers say of its limits; `slot` of the question that was answered (see `Grant`), where it is known."""
         limits = self._policies.line(line)
         tokens = 0 if limits.tokens else left.tokens_limit or 0
         # Groq: `requests` speaks of the day, and of all who use the same key.
@@ -48,6 +53,10 @@ class Told:
         if not tokens and not day:
             return
         used = -1 if left.requests is None or not day else max(0, day - left.requests)
+        had = self.learned.get(line, NOTHING)
+        heard = (tokens or had[0], day or had[1], had[2] if left.requests is None else left.requests)
+        if heard != had:
+            self.learned[line] = heard
         now, near = monotonic(), used > day * _NEAR
         said = self._observed.get(line, _NOTHING)
         if (tokens, day) != said[:2] or near or now >= said[2]:

@@ -8,8 +8,10 @@
 --       27 28 tenant's requests and tokens a window  29 weight  30 window, ms
 --       31..34 line: requests, tokens, requests a day, tokens a day  35 burst
 --       36..39 provider key: requests and tokens a window, requests and tokens a day
--- Returns HIT bytes | FOLLOW holder | GRANTED generation day month soft left slot | QUEUED generation day month soft left next_ms
+-- Returns HIT bytes | FOLLOW holder | GRANTED generation day month soft used slot | QUEUED generation day month soft used next_ms
 --       | LATE ms what | SPENT scope what seconds | REBUILD
+-- `used` is what was taken before this one, where quotas are limited: the day's requests, tokens, nanodollars, the month's, the
+-- user's. Said as Redis keeps it, since numbers that are made into text cost Redis ten times as much.
 local replica, id, tenant, user, lane = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local tokens, most, nano = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 if ARGV[8] == '1' and ARGV[6] ~= '' then
@@ -31,7 +33,7 @@ if ARGV[7] ~= '' then
 end
 
 local quota, users, held = P .. 'q:' .. tenant, P .. 'qu:' .. tenant, P .. 'qr:' .. tenant
-local generation, soft, left = '', '', -1
+local generation, soft, used_before = '', '', ''
 if ARGV[14] ~= '0' then
   local q = redis.call('HMGET', quota, 'g', 'd', 'm', 'dn', 'dt', 'dc', 'mn', 'mt', 'mc')
   generation = q[1]
@@ -63,10 +65,13 @@ if ARGV[14] ~= '0' then
       end
     end
   end
+  local by_user = ''
   if user ~= '' and (ARGV[17] ~= '0' or ARGV[18] ~= '0' or ARGV[19] ~= '0') then
     local u = redis.call('HMGET', users, user .. ':n', user .. ':t', user .. ':c')
     sums.user = {num(u[1]), num(u[2]), num(u[3])}
+    by_user = ' ' .. (u[1] or '0') .. ' ' .. (u[2] or '0') .. ' ' .. (u[3] or '0')
   end
+  local limited = false
   local add, names, at = {tonumber(ARGV[14]), most, nano}, {'requests', 'tokens', 'dollars'}, 17
   for _, scope in ipairs({'user', 'day', 'month'}) do
     for i = 1, 3 do
@@ -78,10 +83,14 @@ if ARGV[14] ~= '0' then
           return {'SPENT', scope, names[i], tostring(reset)}
         end
         if used >= hard * tonumber(ARGV[26]) then soft = soft .. scope .. ':' .. names[i] .. ' ' end
-        if scope == 'day' and i == 1 then left = hard - used end
+        limited = true
       end
       at = at + 1
     end
+  end
+  if limited and num(q[2]) == today and num(q[3]) == month then
+    used_before = (q[4] or '0') .. ' ' .. (q[5] or '0') .. ' ' .. (q[6] or '0') .. ' ' .. (q[7] or '0') .. ' ' .. (q[8] or '0') .. ' '
+      .. (q[9] or '0') .. by_user
   end
 end
 
@@ -146,5 +155,5 @@ if ARGV[14] ~= '0' then
   redis.call('EXPIRE', held, 777600)
 end
 if ARGV[7] ~= '' then redis.call('SET', flight, id, 'PX', ARGV[13]) end
-if slot then return {'GRANTED', generation, today, month, soft, left, slot, next_ms} end
-return {'QUEUED', generation, today, month, soft, left, -1, next_ms}
+if slot then return {'GRANTED', generation, today, month, soft, used_before, slot, next_ms} end
+return {'QUEUED', generation, today, month, soft, used_before, -1, next_ms}

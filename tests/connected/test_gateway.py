@@ -24,7 +24,7 @@ from infra.keyring import DataKey
 from infra.local.groq_stand_in import GroqStandIn, Step
 from infra.redis import build_redis
 from infra.settings import Settings
-from llm_gateway import attempts
+from llm_gateway import attempts, pricing
 from llm_gateway.gateway import Gateway
 from llm_gateway.prompt import (
     Answer,
@@ -36,7 +36,7 @@ from llm_gateway.prompt import (
     QuotaSpent,
     RateLimited,
 )
-from llm_gateway.providers.provider import Completed, Completion, ProviderFailure
+from llm_gateway.providers.provider import Completed, Completion, Headroom, ProviderFailure
 from llm_gateway.reading import taken_by
 
 pytestmark = pytest.mark.connected
@@ -326,13 +326,24 @@ async def test_a_users_quota_stops_the_user_and_nobody_else(opened: Opener, call
     assert await gateway.ask(question(101), replace(caller, user="")), "nobody known: the tenant's quota alone"
 
 
-async def test_cached_answers_cost_no_quota(opened: Opener, caller: Caller):
-    gateway = await opened(Scripted(), model_requests_per_day=1)
+@pytest.mark.parametrize("what", ["requests", "tokens", "dollars"])
+async def test_cached_answers_cost_no_quota(opened: Opener, caller: Caller, request: pytest.FixtureRequest, what: str):
+    pricing.hold({("scripted", "openai/gpt-oss-120b"): pricing.Price(1.0, 1.0, 1.0)}, {})
+    request.addfinalizer(lambda: pricing.hold({}, {}))
+    [door] = (await opened(Scripted()))._doors.values()
+    most = door.question(question(), caller, door.turns(question()), digest=None, ttl=0).most_tokens
+    # Each takes 120 tokens and reserves `most`: there is room for two, if nothing else is counted.
+    room = most + 130
+    limit = {"requests": 2, "tokens": room, "dollars": room / 1e6}[what]
+    gateway = await opened(Scripted(), **{f"model_{what}_per_day": limit})
     await gateway.ask(question(), caller)
     for _ in range(5):
         assert (await gateway.ask(question(), caller)).cached
-    with pytest.raises(QuotaSpent):
-        await gateway.ask(question(1), caller)
+    await gateway.core.drained()
+    assert not (await gateway.ask(question(1), caller)).cached
+    await gateway.core.drained()
+    with pytest.raises(QuotaSpent, match=f"{what} per day"):
+        await gateway.ask(question(2), caller)
 
 
 async def test_what_was_given_up_comes_back(opened: Opener, caller: Caller):
@@ -570,6 +581,55 @@ async def test_open_quotas_go_on_with_a_local_share_and_are_counted_when_redis_i
         results = await asked_at_once([gateway], replace(caller, key=data_key(caller.tenant)), 30)
         assert sum(isinstance(result, Answer) for result in results) == 15
         assert len(provider.asked) == 40
+
+
+@pytest.mark.parametrize(
+    ("quota", "whose"),
+    [("model_requests_per_month", "month of this tenant"), ("user_requests_per_day", "day of this user")],
+)
+async def test_a_quota_that_is_spent_is_spent_without_redis_and_what_was_left_is_shared(
+    opened: Opener, settings: Settings, caller: Caller, quota: str, whose: str
+):
+    """INVARIANT: if this fails, who has nothing left is served whenever Redis is away."""
+    assert settings.redis_url is not None
+    relay = Relay(settings.redis_url.get_secret_value())
+    async with relay as url:
+        changes: dict[str, Any] = {"redis_url": SecretStr(url), quota: 10, "gateway_replicas": 2}
+        gateway = await opened(Scripted(), model_requests_per_minute=100_000, **changes)
+        await asked_at_once([gateway], caller, 4)
+        await gateway.core.drained()
+        await relay.cut()
+        results = await asked_at_once([gateway], replace(caller, key=data_key(caller.tenant)), 8)
+        assert sum(isinstance(result, Answer) for result in results) == 3, "half of the 6 that were left"
+        await relay.back()
+        await until_shared(gateway)
+        await gateway._ledger.flush()
+        results = await asked_at_once([gateway], replace(caller, key=data_key(caller.tenant)), 8)
+        assert sum(isinstance(result, Answer) for result in results) == 3, "what is left of 10"
+        await relay.cut()
+        with pytest.raises(QuotaSpent, match=f"requests per {whose}"):
+            await gateway.ask(question(9_999), caller)
+
+
+async def test_limits_that_the_providers_headers_told_hold_without_redis(
+    opened: Opener, settings: Settings, caller: Caller
+):
+    """INVARIANT: if this fails, the default settings know no limit of the provider's while Redis is away."""
+    assert settings.redis_url is not None
+    relay = Relay(settings.redis_url.get_secret_value())
+    async with relay as url:
+        left = Headroom(requests=6, requests_limit=1_000, tokens=10**6, tokens_limit=10**6)
+        provider = Scripted(Completed(GOOD, "m", 100, 20, headroom=left))
+        gateway = await opened(
+            provider, redis_url=SecretStr(url), gateway_replicas=2, model_requests_per_minute=100_000,
+            model_tokens_per_minute=10**9,
+        )  # fmt: skip
+        await gateway.ask(question(), caller)
+        await gateway.core.drained()
+        await relay.cut()
+        results = await asked_at_once([gateway], replace(caller, key=data_key(caller.tenant)), 8)
+        assert sum(isinstance(result, Answer) for result in results) == 3, "half of the 6 that were left of the day"
+        assert {type(result) for result in results} == {Answer, RateLimited}
 
 
 async def test_an_answer_that_was_paid_for_is_given_though_redis_has_gone(
