@@ -11,15 +11,17 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from llm_gateway.policy import Policies
-from llm_gateway.question import NANO, Line
+from llm_gateway.policy import EVERY_MODEL, Policies
+from llm_gateway.question import NANO, Line, pseudonym
 from llm_gateway.trips import P
 
 _AT_ONCE = 1_000
 
 
-async def taken_by(redis: Redis, policies: Policies, tenant: str) -> dict[str, Any]:
-    """A tenant's quotas: what is taken (reservations included), the limit (0: none), when it begins anew."""
+async def taken_by(redis: Redis, policies: Policies, tenant: str, user: str = "") -> dict[str, Any]:
+    """A tenant's quotas, and one user's if he is named: what is taken (reservations included), the limit (0: none), when it
+    begins anew; and the tenant's window.
+    """
     policy = policies.of(tenant)
     found = await _hash(redis, f"{P}q:{tenant}")
     now = datetime.now(UTC)
@@ -27,17 +29,23 @@ async def taken_by(redis: Redis, policies: Policies, tenant: str) -> dict[str, A
     first = (now.replace(day=1) + timedelta(days=32)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     today = str((now.date() - datetime(1970, 1, 1, tzinfo=UTC).date()).days)
     month = str(now.year * 12 + now.month - 1)
+    scopes = [
+        ("day", "d", found, policy.day, tomorrow, found.get("d") == today),
+        ("month", "m", found, policy.month, first, found.get("m") == month),
+    ]
+    if user:
+        # They are of the tenant's day, and forgotten with it.
+        of_users = await _hash(redis, f"{P}qu:{tenant}")
+        letter = f"{pseudonym(tenant, user)}:"
+        scopes.append(("day of the user", letter, of_users, policy.user(user), tomorrow, found.get("d") == today))
     quotas = {}
-    for scope, letter, amounts, resets, current in (
-        ("day", "d", policy.day, tomorrow, found.get("d") == today),
-        ("month", "m", policy.month, first, found.get("m") == month),
-    ):
+    for scope, letter, counts, amounts, resets, current in scopes:
         for what, part, limit in (
             ("requests", "n", amounts.requests),
             ("tokens", "t", amounts.tokens),
             ("dollars", "c", amounts.dollars),
         ):
-            taken = int(found.get(letter + part, 0)) if current else 0
+            taken = int(counts.get(letter + part, 0)) if current else 0
             value: float = taken / NANO if what == "dollars" else taken
             quotas[f"{what} per {scope}"] = {
                 "taken": value,
@@ -45,32 +53,46 @@ async def taken_by(redis: Redis, policies: Policies, tenant: str) -> dict[str, A
                 "warning": bool(limit) and value >= limit * policies.soft,
                 "resets_at": resets.isoformat(timespec="seconds"),
             }
-    return {"tenant": tenant, "weight": policy.weight, "quotas": quotas}
+    window = _window(await _hash(redis, f"{P}w:t:{tenant}"), policies.window_ms)
+    limits = {"requests_limit": policy.requests_per_minute, "tokens_limit": policy.tokens_per_minute}
+    return {"tenant": tenant, "weight": policy.weight, "quotas": quotas, "window": {**window, **limits}}
 
 
 async def lines_of(redis: Redis, policies: Policies) -> list[dict[str, Any]]:
-    """Every line to a provider: this minute's requests and tokens, the day's requests, who waits."""
-    lines = []
+    """Every line to a provider, and every key over all its models: this minute's requests and tokens, the day's, who waits."""
+    lines, keys = [], {}
     async for raw in redis.scan_iter(match=f"{P}w:*", count=_AT_ONCE):
         name = raw.decode().removeprefix(f"{P}w:")
         if name.startswith(("t:", "k:")) or name.endswith(":s") or name.count(":") < 2:
             continue
         provider, key, model = name.split(":", 2)
         limits, found = policies.line(Line(provider, model, key)), await _hash(redis, f"{P}w:{name}")
-        # What slid out is taken off by the next question; a line that nobody asked for a minute is empty.
-        stale = int(float(found.get("at", 0))) * policies.window_ms / 200 < time.time() * 1000 - policies.window_ms
         lines.append(
             {
                 "line": name,
-                "requests": 0 if stale else int(float(found.get("r", 0))),
+                # The day by the provider's own count, where that sets the limit.
+                **_window(found, policies.window_ms, "dr" if limits.requests_per_day else "hr"),
                 "requests_limit": limits.requests,
-                "tokens": 0 if stale else int(float(found.get("t", 0))),
                 "tokens_limit": limits.tokens or int(found.get("tpm", 0)),
-                # By the provider's own count, where it sets the limit.
-                "day_requests": int(float(found.get("dr" if limits.requests_per_day else "hr", found.get("dr", 0)))),
                 "day_requests_limit": limits.requests_per_day or int(found.get("rpd", 0)),
+                "day_tokens_limit": limits.tokens_per_day,
                 "waiting": int(await redis.hlen(f"{P}line:{name}:wait")),
                 "quiet_s": max(0.0, float(found.get("quiet", 0)) / 1000 - time.time()),
+            }
+        )
+        if limits.keyed:
+            keys[f"{provider}:{key}:{EVERY_MODEL}"] = (key or "-", limits)
+    for name, (key, limits) in keys.items():
+        lines.append(
+            {
+                "line": name,
+                **_window(await _hash(redis, f"{P}w:k:{key}"), policies.window_ms),
+                "requests_limit": limits.key_requests,
+                "tokens_limit": limits.key_tokens,
+                "day_requests_limit": limits.key_requests_per_day,
+                "day_tokens_limit": limits.key_tokens_per_day,
+                "waiting": 0,
+                "quiet_s": 0.0,
             }
         )
     return sorted(lines, key=lambda line: str(line["line"]))
@@ -83,13 +105,22 @@ async def given_by(redis: Redis, policies: Policies, line: Line) -> tuple[int, i
     return limits.requests, limits.tokens or int(told or 0)
 
 
-async def taken_of_user(redis: Redis, tenant: str, user: str) -> int:
-    """Requests that a user of a tenant has made today (UTC), reservations included."""
-    found = await _hash(redis, f"{P}q:{tenant}")
-    today = str((datetime.now(UTC).date() - datetime(1970, 1, 1, tzinfo=UTC).date()).days)
-    if found.get("d") != today:
-        return 0
-    return int(await redis.hget(f"{P}qu:{tenant}", f"{user}:n") or 0)
+def _window(found: dict[str, str], window_ms: int, day: str = "dr") -> dict[str, int]:
+    """What a window holds, and its day by the count `day` (see `window.lua`), by ours where that is not there."""
+    # What slid out is taken off by the next question; a window that nobody asked of for a minute is empty, and so is a day
+    # that is over.
+    stale = int(float(found.get("at", 0))) * window_ms / 200 < time.time() * 1000 - window_ms
+    over = int(float(found.get("day", 0))) != int(time.time() // 86_400)
+
+    def whole(name: str, empty: bool) -> int:
+        return 0 if empty else int(float(found.get(name, 0)))
+
+    return {
+        "requests": whole("r", stale),
+        "tokens": whole("t", stale),
+        "day_requests": whole(day if day in found else "dr", over),
+        "day_tokens": whole("dt", over),
+    }
 
 
 async def cached_by(redis: Redis) -> dict[str, int]:

@@ -39,9 +39,12 @@ async def shared(settings: Settings) -> AsyncIterator[Redis]:
 @app.command("show")
 def show(
     tenant: Annotated[str, typer.Argument(help="The tenant; without one: every line to a provider.")] = "",
+    user: Annotated[str, typer.Option("--user", help="One of the tenant's users: his day as well.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """What may be asked and what of it is taken now."""
+    if user and not tenant:
+        raise ConsoleError("a user is a tenant's: hookline gateway limits show TENANT --user USER")
 
     async def command() -> dict[str, Any]:
         async with registry() as (_, settings, engine, _keyring), shared(settings) as redis:
@@ -49,7 +52,7 @@ def show(
             await policies.read()
             found: dict[str, Any] = {"lines": await lines_of(redis, policies)}
             if tenant:
-                found["tenant"] = await taken_by(redis, policies, tenant)
+                found["tenant"] = await taken_by(redis, policies, tenant, user)
             return found
 
     found = run(command)
@@ -57,22 +60,34 @@ def show(
         typer.echo(json.dumps(found, ensure_ascii=False))
         return
     if tenant:
-        table = Table(title=f"Quotas of {tenant}")
-        for title in ("quota", "taken", "limit", "resets"):
-            table.add_column(title)
-        for name, each in found["tenant"]["quotas"].items():
-            marked = f"{each['taken']:,}" + (" (beyond the soft limit)" if each["warning"] else "")
-            table.add_row(name, marked, f"{each['limit']:,}" if each["limit"] else "none", each["resets_at"])
-        out.print(table)
-    table = Table(title="Lines to providers (this minute)")
-    for title in ("line", "requests", "tokens", "requests of the day", "waiting", "quiet for s"):
+        out.print(_quotas(found["tenant"]))
+    out.print(_lines(found["lines"]))
+
+
+def _quotas(of: dict[str, Any]) -> Table:
+    table = Table(title=f"Quotas of {of['tenant']}")
+    for title in ("quota", "taken", "limit", "resets"):
         table.add_column(title)
-    for line in found["lines"]:
+    for name, each in of["quotas"].items():
+        marked = f"{each['taken']:,}" + (" (beyond the soft limit)" if each["warning"] else "")
+        table.add_row(name, marked, f"{each['limit']:,}" if each["limit"] else "none", each["resets_at"])
+    for what in ("requests", "tokens"):
+        window, limit = of["window"], of["window"][f"{what}_limit"]
+        table.add_row(f"{what} per minute", f"{window[what]:,}", f"{limit:,}" if limit else "none", "slides")
+    return table
+
+
+def _lines(lines: list[dict[str, Any]]) -> Table:
+    table = Table(title="Lines to providers (this minute; `*` is the key over all models)")
+    for title in ("line", "requests", "tokens", "requests of the day", "tokens of the day", "waiting", "quiet for s"):
+        table.add_column(title)
+    for line in lines:
         table.add_row(
             line["line"], f"{line['requests']}/{line['requests_limit'] or '-'}", f"{line['tokens']}/{line['tokens_limit'] or '-'}",
-            f"{line['day_requests']}/{line['day_requests_limit'] or '-'}", str(line["waiting"]), f"{line['quiet_s']:.1f}",
+            f"{line['day_requests']}/{line['day_requests_limit'] or '-'}",
+            f"{line['day_tokens']}/{line['day_tokens_limit'] or '-'}", str(line["waiting"]), f"{line['quiet_s']:.1f}",
         )  # fmt: skip
-    out.print(table)
+    return table
 
 
 @app.command("set")

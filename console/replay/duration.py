@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from llm_gateway.gateway import Gateway
 from llm_gateway.policy import REPLAYS, Policies
-from llm_gateway.reading import given_by, taken_by, taken_of_user
+from llm_gateway.reading import given_by, taken_by
 from processors.replay.estimate import Bill
 
 _DAY = 86_400.0
@@ -113,20 +113,15 @@ async def by_quotas(
             "tokens": (bill.input_tokens + bill.output_tokens) * share,
             "dollars": bill.cost_usd * share,
         }
-        quotas = (await taken_by(redis, policies, tenant))["quotas"]
+        quotas = (await taken_by(redis, policies, tenant, REPLAYS if replays else ""))["quotas"]
         for name, each in quotas.items():
             what, _, period = name.partition(" per ")
             length = _MONTH if period == "month" else _DAY
+            whose = f"{what} per day of {tenant}'s replays (HOOKLINE_REPLAY_REQUESTS_PER_DAY)"
             left = max(0.0, each["limit"] - each["taken"])
             if each["limit"] and wanted[what] > left:
-                found.append(_spent(tenant, f"{name} of {tenant}", wanted[what], left, each, length))
-        limit = policies.of(tenant).user(REPLAYS).requests
-        if replays and limit:
-            left = max(0, limit - await taken_of_user(redis, tenant, REPLAYS))
-            if wanted["requests"] > left:
-                quota = {"limit": limit, "resets_at": quotas["requests per day"]["resets_at"]}
-                name = f"requests per day of {tenant}'s replays (HOOKLINE_REPLAY_REQUESTS_PER_DAY)"
-                found.append(_spent(tenant, name, wanted["requests"], left, quota, _DAY))
+                shown = whose if period == "day of the user" else f"{name} of {tenant}"
+                found.append(_spent(tenant, shown, wanted[what], left, each, length))
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from infra.accounts import Registry
 from infra.database.engine import build_engine
 from infra.keyring import DataKey, Keyring
 from infra.redis import build_redis
-from infra.settings import Settings
+from infra.settings import ModelLimits, Settings
 from llm_gateway import cache, pricing
 from llm_gateway.accounting import Ledger
 from llm_gateway.core import Core
@@ -53,10 +54,27 @@ async def _asked(settings: Settings, tenant: str) -> None:
     await engine.dispose()
 
 
+async def _of_yesterday(settings: Settings, line: str) -> None:
+    redis = build_redis(settings)
+    await redis.hset(f"hookline:llm:w:{line}", "day", int(time.time() // 86_400) - 1)
+    await redis.aclose()
+
+
 def test_the_console_shows_what_was_asked_what_is_left_and_what_is_kept(
     settings: Settings, tenant: str, monkeypatch: pytest.MonkeyPatch
 ):
-    mine = settings.model_copy(update={"model_requests_per_day": 2, "model_dollars_per_month": 100.0})
+    mine = settings.model_copy(
+        update={
+            "model_requests_per_day": 2,
+            "model_dollars_per_month": 100.0,
+            "user_dollars_per_day": 3.0,
+            "model_requests_per_minute": 600,
+            "provider_limits": {
+                "openai/gpt-oss-20b": ModelLimits(tokens_per_day=5_000),
+                "groq:*": ModelLimits(requests_per_day=1_000),
+            },
+        }
+    )
     asyncio.run(_asked(mine, tenant))
     for module in ("console.runtime", "console.gateway.cached", "console.gateway.models"):
         monkeypatch.setattr(f"{module}.local_settings", lambda: mine)
@@ -84,6 +102,25 @@ def test_the_console_shows_what_was_asked_what_is_left_and_what_is_kept(
     assert quotas["tokens per day"]["taken"] == 1_460, "a hit counts no tokens"
     assert any(line["line"] == "groq:k:openai/gpt-oss-20b" for line in shown["lines"])
     said("limits", "show", tenant)
+    by_user = json.loads(said("limits", "show", tenant, "--user", "42", "--json"))["tenant"]["quotas"]
+    assert by_user["tokens per day of the user"]["taken"] == 1_460
+    assert by_user["dollars per day of the user"] == {
+        **by_user["dollars per day of the user"],
+        "taken": 0.5,
+        "limit": 3.0,
+    }
+    assert (shown["tenant"]["window"]["requests"], shown["tenant"]["window"]["requests_limit"]) == (2, 600)
+    assert "the user" in said("limits", "show", tenant, "--user", "42")
+    [whole] = [line for line in shown["lines"] if line["line"] == "groq:k:*"]
+    assert (whole["day_requests"], whole["day_requests_limit"]) == (2, 1_000)
+    # The clock is not turned here; the day that Redis wrote is.
+    asyncio.run(_of_yesterday(mine, "groq:k:openai/gpt-oss-20b"))
+    [over] = [
+        line
+        for line in json.loads(said("limits", "show", "--json"))["lines"]
+        if line["line"] == "groq:k:openai/gpt-oss-20b"
+    ]
+    assert (over["day_requests"], over["day_tokens"], over["day_tokens_limit"]) == (0, 0, 5_000)
 
     said("limits", "set", tenant, '{"day": {"requests": 9}, "weight": 2}')
     shown = json.loads(said("limits", "show", tenant, "--json"))["tenant"]

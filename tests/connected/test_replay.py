@@ -38,6 +38,9 @@ from infra.local.groq_stand_in import GroqStandIn
 from infra.privacy.eraser import Eraser
 from infra.set_aside import Aside, SetAside
 from infra.settings import ModelLimits, Settings
+from llm_gateway.policy import REPLAYS
+from llm_gateway.question import pseudonym, today
+from llm_gateway.trips import P
 from processors.replay.candidate import Candidate
 from processors.replay.promotions import Promotions
 from schemas.change import Change
@@ -465,6 +468,11 @@ async def test_a_plan_says_which_limit_binds_and_which_quota_is_spent_before_the
     spent = await planned(replay_requests_per_day=20)
     assert "HOOKLINE_REPLAY_REQUESTS_PER_DAY" in spent["binds"]
     assert "30 are more than the 20 left of 20" in spent["warnings"][0]
+    redis = place.opened.parts.redis
+    await redis.hset(f"{P}q:{place.tenant}", "d", today()[0])
+    await redis.hset(f"{P}qu:{place.tenant}", f"{pseudonym(place.tenant, REPLAYS)}:n", 4)
+    part = await planned(replay_requests_per_day=20)
+    assert "30 are more than the 16 left of 20" in part["warnings"][0]
 
 
 async def test_a_refreshs_calls_are_held_against_what_the_gate_knows_of_the_day(place: Place) -> None:
