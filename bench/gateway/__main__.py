@@ -2,7 +2,7 @@
 
 Each side is one process alone on the last CPU while it is asked; the upstream (at 0 ms), Redis, PostgreSQL and who asks are on the others. Rounds
 take turns. The peers come from PyPI into throw-away environments (`BENCH_PEERS=folder` keeps them); one that cannot be
-installed is left out and named. `--soak 200000` sends so many requests more and shows memory on the way.
+installed is left out and named. `--soak 200000` sends so many requests more and shows memory on the way: above 150 MiB, or more than 5 % above what it was when warm, the end is 1.
 """
 
 from __future__ import annotations
@@ -41,6 +41,10 @@ from llm_gateway.server.keys import VirtualKeys
 
 MODEL = "openai/gpt-oss-20b"
 STAMPEDE = 64
+MOST_MIB = 150.0
+MOST_GROWTH = 1.05
+_WARM = 3
+"""Tenths of a soak after which a process has grown to its size."""
 
 
 def main() -> int:
@@ -54,8 +58,14 @@ def main() -> int:
     # Ended from outside, it still ends what it has started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with ExitStack() as stack:
-        print(json.dumps(_measured(options, stack)))
-    return 0
+        result = _measured(options, stack)
+        print(json.dumps(result))
+    return 0 if steady(result["soak_mib"]) else 1
+
+
+def steady(memory: list[float]) -> bool:
+    """Whether a soak's memory (after each tenth of it) stays small and, once it is warm, as it is."""
+    return not memory or (max(memory) <= MOST_MIB and max(memory[_WARM:]) <= memory[_WARM - 1] * MOST_GROWTH)
 
 
 def _measured(options: argparse.Namespace, stack: ExitStack) -> dict[str, Any]:
@@ -188,8 +198,7 @@ async def _run(found: list[Side], upstream: str, options: argparse.Namespace) ->
                 side.process.stop()
         held = await streams(session, [by_name["floor"], ours], upstream, max(20, options.rounds * 10))
         calls = await _stampede(session, ours, upstream)
-        if options.soak:
-            await _soak(session, ours, options.soak)
+        soak = await _soak(session, ours, options.soak) if options.soak else []
         rss = ours.process.rss_mib()
     print(f"a stream's end is held back by {held['ours'][1]:.2f} ms (floor {held['floor'][1]:.2f}); memory {memory}")
 
@@ -210,6 +219,7 @@ async def _run(found: list[Side], upstream: str, options: argparse.Namespace) ->
         "floor_first_chunk_added_ms": round(held["floor"][0], 2),
         "stream_end_added_ms": round(held["ours"][1], 2),
         "rss_mib": round(rss, 1),
+        "soak_mib": soak,
     }
 
 
@@ -232,7 +242,7 @@ async def _stampede(session: aiohttp.ClientSession, side: Side, upstream: str) -
     return int(came - before)
 
 
-async def _soak(session: aiohttp.ClientSession, side: Side, requests: int) -> None:
+async def _soak(session: aiohttp.ClientSession, side: Side, requests: int) -> list[float]:
     """Half of them misses, of many users; memory after each tenth."""
     each, shown = requests // 10, []
     for part in range(10):
@@ -242,8 +252,9 @@ async def _soak(session: aiohttp.ClientSession, side: Side, requests: int) -> No
             side,
             [body(side, f"{mark}-{number}" if number % 2 else f"hit-{number % HITS}") for number in range(each)],
         )
-        shown.append(f"{side.process.rss_mib():.1f}")
+        shown.append(round(side.process.rss_mib(), 1))
         print(f"soak: {(part + 1) * each} requests, {shown[-1]} MiB", flush=True)
+    return shown
 
 
 def _library(database: str, redis: str) -> dict[str, Any]:
