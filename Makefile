@@ -122,8 +122,9 @@ bench-gateway: setup ## CPU per chat request at the gateway's server, beside a f
 	@$(BIN)/python -m bench.gateway $(ARGS)
 
 .PHONY: bench-trace
-bench-trace: setup ## What a day of CRM edits costs, saving by saving: TRACE=file SEED=11 TIME_SCALE=20 DURATION=120 ARGS="--window 45"
-	@$(BIN)/python -m bench.trace $(if $(TRACE),--trace $(TRACE)) --seed $(or $(SEED),11) --scale $(or $(TIME_SCALE),20) --duration $(or $(DURATION),120) $(ARGS)
+bench-trace: TRACE_FILE = $(filter-out drawn,$(or $(TRACE),$(wildcard ../shared/traces/crm_day.jsonl.gz)))
+bench-trace: setup ## What a day of CRM edits costs, saving by saving: TRACE=file (else ../shared/traces/crm_day.jsonl.gz if it is there; drawn: a day by SEED=11) TIME_SCALE=20 DURATION=120 ARGS="--window 45"
+	@$(BIN)/python -m bench.trace $(if $(TRACE_FILE),--trace $(TRACE_FILE)) --seed $(or $(SEED),11) --scale $(or $(TIME_SCALE),20) --duration $(or $(DURATION),120) $(ARGS)
 
 .PHONY: bench-limits
 bench-limits: setup ## Four replicas at five times a provider's limits: use, 429s, fairness, interactive p95 (WINDOW=60)

@@ -403,6 +403,14 @@ def served(settings: Settings, groq: Provider, open_: Open) -> Served | None:
     tiers = _tiers(routes, groq, open_)
     routing_ = Routing(routes, tiers)
     priced(settings, routing_)
+    if "rules" in routes.models.values():
+        for number, rule in enumerate(routes.rules):
+            if rule.languages:
+                log("llm_gateway").warning(
+                    "rule_never_holds",
+                    rule=f"rules.{number}",
+                    why="it names languages, and nobody tells the server the language of a request: it counts for analyses alone",
+                )
     models = {
         name: None if chosen_ == "rules" else tuple(tiers[tier] for tier in chosen_)
         for name, chosen_ in routes.models.items()

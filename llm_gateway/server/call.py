@@ -42,6 +42,8 @@ class Call:
     """Told when the provider's stream is over, before anything else is done about it."""
     another: bool = False
     """Another model can be asked."""
+    analysis: str = ""
+    """What the client says it asks for; rules may choose by it."""
     gone: Callable[[], Awaitable[object]] | None = None
     """Returns when the client hangs up."""
 

@@ -92,7 +92,10 @@ class Choosing:
         if tiers is not None:
             return tiers
         traits = Traits(
-            ANALYSIS, call.asked.tokens(BYTES_PER_TOKEN), plan=self._policies.of(call.tenant).plan, lane=call.lane
+            call.analysis or ANALYSIS,
+            call.asked.tokens(BYTES_PER_TOKEN),
+            plan=self._policies.of(call.tenant).plan,
+            lane=call.lane,
         )
         return self._served.routing.plan(traits, judged=True)
 

@@ -124,6 +124,7 @@ class Door:
         token = otel.attach(continue_trace(parent.decode(errors="replace"))) if parent is not None else None
         try:
             if asked.model in self._virtual:
+                call.analysis = told.get(b"x-hookline-analysis", b"").decode(errors="replace")
                 found = await self._choosing.answer(call)
             else:
                 found = await self._chat.answer(self._meter, call)

@@ -71,6 +71,9 @@ input = 1000
 output = 2000
 since = 2026-11-01
 [[rules]]
+analyses = ["lead_intel"]
+tiers = ["strong"]
+[[rules]]
 max_input_tokens = 100
 tiers = ["cheap"]
 [[rules]]
@@ -172,6 +175,14 @@ async def test_who_asks_a_model_by_its_own_name_waits_for_it(world: World) -> No
     assert loop.time() - began >= 1.9
     assert world.second.saw.answered == 1
     assert world.place.stand_in.saw.answered == 1
+
+
+async def test_rules_choose_by_the_analysis_that_the_client_names(world: World) -> None:
+    async with world.place.openai() as client:
+        for analysis in ("lead_intel", "requirements"):
+            await client.chat.completions.create(**named("auto"), extra_headers={"x-hookline-analysis": analysis})
+    assert world.asked == [world.large, world.small]
+    assert {row.analysis for row in await world.place.rows()} == {"chat"}, "accounts know a bounded set of names"
 
 
 async def test_a_provider_of_the_file_costs_what_the_file_says(world: World) -> None:

@@ -206,3 +206,16 @@ async def test_the_file_says_what_another_provider_costs(
     found = pricing.price_of("second", "openai/gpt-oss-120b")
     assert found is not None
     assert (found.input, found.cached_input, found.output) == price
+
+
+async def test_a_rule_that_can_hold_for_no_client_of_the_server_is_told_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SECOND_API_KEY", "k")
+    path = tmp_path / "routes.toml"
+    for names_, told in (('best = ["strong"]', []), ('auto = "rules"', ["rules.1"])):
+        path.write_text(FILE + f"[models]\n{names_}\n")
+        settings = groq(routes=str(path))
+        with capture_logs() as said:
+            routing.served(settings, routing.route(settings).provider, lambda k, u, n: GroqProvider(k, u, name=n))
+        assert [line["rule"] for line in said if line["event"] == "rule_never_holds"] == told
