@@ -124,8 +124,8 @@ class Core:
         Raises QuotaSpent, RateLimited (no turn in time; told at once where that is known), ModelUnavailable; and what another
         replica's question ended with, if that was not its own affair. May be called again after any error.
         """
-        if not question.most_nano and question.most_tokens:
-            self._priced(question)
+        if not question.most_nano and question.most_tokens and not question.priced:
+            self.priced(question.tenant, question.user, question.line)
         loop = asyncio.get_running_loop()
         for _ in range(8):
             left = max(0.0, deadline - loop.time())
@@ -220,10 +220,9 @@ class Core:
         """See `Settling.catch_up`."""
         await self._settling.catch_up(counted)
 
-    def _priced(self, question: Question) -> None:
-        """What costs nothing because nobody knows its price may not be asked where dollars are limited."""
-        line = question.line
-        if self.policies.of(question.tenant).in_dollars(question.user) and price_of(line.provider, line.model) is None:
+    def priced(self, tenant: str, user: str, line: Line) -> None:
+        """Raises QuotaSpent where dollars are limited and nobody knows what the model costs: it would cost nothing."""
+        if self.policies.of(tenant).in_dollars(user) and price_of(line.provider, line.model) is None:
             raise QuotaSpent(
                 f"dollars are limited, and {line.provider}/{line.model} has no price: say one in [prices] of "
                 f"{variable('routes')}",

@@ -65,6 +65,8 @@ class Question:
     """Do not take the answer from the cache; keep the new one."""
     requests: int = 1
     """That it counts in the quotas: a batch is many."""
+    priced: bool = False
+    """Its price was looked at already: costs nothing because it is free, not because nobody knows."""
     input_tokens: int = 0
     """Of the expected tokens, the question's: what is paid when it was sent and its answer was not heard."""
     another: bool = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -38,6 +38,8 @@ class Most:
     requests: int = 0
     tokens: int = 0
     nano: int = 0
+    unpriced: set[str] = field(default_factory=set)
+    """Models in it whose price nobody knows: they count as 0 in `nano`."""
 
 
 async def most_of(content: bytes, provider: str, key: VirtualKey) -> Most:
@@ -45,13 +47,15 @@ async def most_of(content: bytes, provider: str, key: VirtualKey) -> Most:
     most = Most()
     async for number, line in _lines(content):
         try:
-            tokens, cost = _asked(line, provider, key)
+            model, tokens, cost = _asked(line, provider, key)
         except Refusal as refused:
             told = f"line {number}: {refused}"
             raise Refusal(refused.status, refused.code, told, param=refused.param) from None
         most.requests += 1
         most.tokens += tokens
         most.nano += cost
+        if not cost and pricing.price_of(provider, model) is None:
+            most.unpriced.add(model)
     if max(most.tokens, most.nano) >= _MOST:
         raise Refusal(400, "batch_too_large", "its answers may be longer than can be counted: allow shorter ones")
     return most
@@ -85,8 +89,8 @@ async def _lines(content: bytes) -> AsyncIterator[tuple[int, bytes]]:
             await asyncio.sleep(0)
 
 
-def _asked(line: bytes, provider: str, key: VirtualKey) -> tuple[int, int]:
-    """Tokens and nanodollars, at most. Raises Refusal."""
+def _asked(line: bytes, provider: str, key: VirtualKey) -> tuple[str, int, int]:
+    """The model, tokens and nanodollars at most. Raises Refusal."""
     body, model = _read(line)
     if key.models and model not in key.models:
         raise Refusal(403, "model_not_allowed", f"this key may not ask {model[:80]}", param="model")
@@ -98,7 +102,7 @@ def _asked(line: bytes, provider: str, key: VirtualKey) -> tuple[int, int]:
     if is_known(model):
         most = min(most, max(0, facts_of(model).context_tokens - said))
     answer = most * choices
-    return said + answer, nano(pricing.most_usd(provider, model, said, answer) * pricing.BATCH_PRICE)
+    return model, said + answer, nano(pricing.most_usd(provider, model, said, answer) * pricing.BATCH_PRICE)
 
 
 def _read(line: bytes) -> tuple[dict[str, Any], str]:

@@ -176,9 +176,11 @@ class Batches:
         if raw.status != 200:
             raise Refusal(404, "not_found", "the provider does not have that file", param="input_file_id")
         most = await most_of(raw.body, self._upstream.name, key)
+        for model in most.unpriced:
+            self._core.priced(key.tenant, wanted.user, replace(self._line, model=model))
         room = Question(
             key.tenant, wanted.user, ANALYSIS, self._line, 0, most.tokens, most.nano, lane="bulk", version=key.id,
-            requests=max(1, most.requests),
+            requests=max(1, most.requests), priced=True,
         )  # fmt: skip
         deadline = asyncio.get_running_loop().time() + _ENTER_SECONDS
         held = await self._core.enter(room, deadline, hold_seconds=_window(asked) + SLACK_SECONDS)

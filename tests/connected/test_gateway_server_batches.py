@@ -64,7 +64,9 @@ def end_all(place: Place) -> None:
         each["_ready"] = 0.0
 
 
-PRICE = pricing.per_million("groq", MODEL)[2] / 2 / 1e6
+LISTED = pricing.price_of("groq", MODEL)
+assert LISTED is not None
+PRICE = LISTED.output / 2 / 1e6
 
 
 @pytest.mark.parametrize(
@@ -84,6 +86,17 @@ async def test_of_ten_batches_at_once_one_passes_a_quota_that_fits_one(place: Pl
         told = await asyncio.gather(*(batch(client, lines(3)) for _ in range(10)), return_exceptions=True)
     refused = [each for each in told if isinstance(each, openai.RateLimitError)]
     assert (len(refused), {each.code for each in refused}) == (9, {"quota_exceeded"})
+    assert len(place.stand_in._batches) == 1
+
+
+async def test_a_model_without_a_price_is_not_asked_in_a_batch_either_where_dollars_are_limited(place: Place) -> None:
+    mixed = lines(2) + b"\n" + lines(1, model="my/own")
+    place.stand_in.script.append(UNDER_WAY)
+    async with place.openai() as client:
+        await batch(client, mixed)
+        limit(place, day={"dollars": 10.0})
+        with pytest.raises(openai.RateLimitError, match="groq/my/own has no price"):
+            await batch(client, mixed)
     assert len(place.stand_in._batches) == 1
 
 
