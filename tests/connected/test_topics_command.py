@@ -207,7 +207,7 @@ def _by_librdkafka(url, topic):
             assert message is not None, f"no answer about {left}"
             assert message.error() is None, message.error()
             headers = ",".join(f"{name}={value.decode()}" for name, value in message.headers())
-            yield f"{message.key().decode()} {headers}\n".encode() + message.value()
+            yield f"{message.key().decode()} {headers}\n".encode() + (message.value() or b"")
             if message.offset() + 1 >= ends[message.partition()]:
                 left.discard(message.partition())
     finally:
