@@ -93,8 +93,8 @@ bench-journey: setup ## Latency of the journey against five bare Kafka hops
 	@$(BIN)/python -m bench.journey
 
 .PHONY: bench-replay
-bench-replay: setup ## What a replay costs live traffic, and its plan against its run
-	@$(BIN)/python -m bench.replay
+bench-replay: setup ## What a replay costs live traffic, and its plan against its run: MODEL=groq asks the stand-in
+	@$(BIN)/python -m bench.replay $(if $(MODEL),--model $(MODEL))
 
 .PHONY: bench-ingress fuzz
 bench-ingress: setup ## CPU per request at the front door against its floor (needs wrk)
