@@ -95,7 +95,7 @@ class Hydrator:
         accounts: Accounts,
         set_aside: SetAsideStore,
         fingerprint: Callable[[str, bytes], bytes],
-        disconnect: Callable[[str, str], Awaitable[bool]],
+        disconnect: Callable[[str, str], Awaitable[object]],
         people: People | None = None,
         missed: Missed | None = None,
         redriven: Redriven | None = None,
@@ -104,7 +104,7 @@ class Hydrator:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`fingerprint` is the keyring's; `disconnect(account, reason)` tells the registry that
-        access was revoked; False: the account was connected anew this moment. `people`: whom records speak of, and
+        access was revoked, which knows whether the account was connected anew meanwhile. `people`: whom records speak of, and
         who was erased; without it nobody was. `missed`: where it is counted what no webhook told. `redriven`: what was
         redriven before; without it nothing was.
         `way`: what the bulk lane gives way by; somebody else runs it.
@@ -162,7 +162,7 @@ class Hydrator:
         clock, standings = await self._state.load([trigger.ref for trigger in records])
         batch = Batch(clock, standings, bulk=topic is CHANGES_BULK, letters=letters)
         for trigger in waiting:
-            batch.aside(trigger, "TOKEN_REVOKED")
+            batch.aside(trigger, "TOKEN_REVOKED", JUST_CONNECTED_SECONDS)
         try:
             parents = await self._look(batch, records, activities)
             await self._publish(batch, topic, parents)
@@ -267,9 +267,9 @@ class Hydrator:
 
     async def _without_account(self, batch: Batch, group: list[Trigger], error: AccountUnavailable) -> None:
         retry_after = error.retry_after
-        if error.cause == "TOKEN_REVOKED" and not await self._disconnect(
-            error.account, error.detail or "the CRM refuses our access: connect the account again"
-        ):
+        if error.cause == "TOKEN_REVOKED":
+            detail = error.detail or "the CRM refuses our access: connect the account again"
+            await self._disconnect(error.account, detail)
             retry_after = JUST_CONNECTED_SECONDS
         for trigger in group:
             batch.aside(trigger, error.cause, retry_after)

@@ -23,7 +23,9 @@ from infra.accounts.weakness import weakness
 from infra.database.tables import accounts, endpoint_accounts, endpoint_secrets, endpoints, set_aside, tenants
 
 JUST_CONNECTED_SECONDS = 3.0
-"""Longer than any process goes on with credentials that were replaced: see `Directory`."""
+"""Longer than any process goes on with credentials that were replaced: see `Directory`. What is set aside for a disconnected account
+is due after so long: nobody tries it before it is connected, and who set it aside may have looked a moment too early.
+"""
 EXPIRED_KEPT_SECONDS = 7 * 86_400
 """How long an expired secret is still listed, for whoever looks into a refusal of last week."""
 MAX_OVERLAP_SECONDS = 90 * 86_400

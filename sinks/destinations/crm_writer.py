@@ -184,7 +184,8 @@ class CrmDestination:
                     unsure |= {record.ref for record in sent}
         except AccountUnavailable as error:
             retry_after = error.retry_after
-            if error.cause == "TOKEN_REVOKED" and not await self._disconnect(account.id, error.detail or error.cause):
+            if error.cause == "TOKEN_REVOKED":
+                await self._disconnect(account.id, error.detail or error.cause)
                 retry_after = JUST_CONNECTED_SECONDS
             later = Later(error.cause, retry_after)
             return {ref: _Record(ref, Plan((), {}, ()), known[ref], later) for ref in by_ref}
@@ -198,7 +199,7 @@ class CrmDestination:
                 "the account is not registered with this tenant: `hookline account add`, then redrive",
             )
         if account.state == "disconnected":
-            return Later("DISCONNECTED")
+            return Later("DISCONNECTED", JUST_CONNECTED_SECONDS)
         return None
 
     async def _held(

@@ -76,8 +76,8 @@ class Needs:
     """HMAC of content under a key of the tenant."""
     touch: Callable[..., Awaitable[None]]
     """`Registry.touch`: notes when an account last got an insight."""
-    disconnect: Callable[[str, str], Awaitable[bool]]
-    """Marks an account disconnected, with the reason that an admin reads; False: it was connected anew this moment."""
+    disconnect: Callable[[str, str], Awaitable[object]]
+    """Marks an account disconnected, with the reason that an admin reads, unless it was connected anew this moment."""
 
 
 class Destination(Protocol):

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from infra.accounts import JUST_CONNECTED_SECONDS
 from infra.crm.client import AccountUnavailable, CrmUnavailable, Refused
 from infra.unavailable import Unavailable
 from processors.hydrator import Hydrator
@@ -83,6 +84,10 @@ class Stage:
     @property
     def asides(self) -> dict[RecordRef, str]:
         return {record: row.cause for (record, _), row in self.aside.rows.items()}
+
+    @property
+    def due(self) -> dict[RecordRef, float | None]:
+        return {record: row.retry_after for (record, _), row in self.aside.rows.items()}
 
 
 @pytest.fixture
@@ -331,6 +336,7 @@ async def test_one_account_without_access_holds_up_nobody_else(stage):
     (found,) = await stage.see(change(), change(other))
     assert found.id == "8"
     assert stage.asides == {ref(): "TOKEN_REVOKED"}
+    assert stage.due == {ref(): JUST_CONNECTED_SECONDS}
     assert stage.directory.accounts["hubspot:1"].state == "disconnected"
 
 
@@ -348,6 +354,7 @@ async def test_a_disconnected_account_is_not_called_and_loses_nothing(stage):
     await stage.see(change())
     assert stage.hubspot.calls == []
     assert stage.asides == {ref(): "TOKEN_REVOKED"}
+    assert stage.due == {ref(): JUST_CONNECTED_SECONDS}, "it may have been connected since we looked"
 
 
 async def test_a_spent_quota_is_waited_for_as_long_as_the_crm_says(stage):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from infra.accounts import JUST_CONNECTED_SECONDS
 from infra.crm.client import AccountUnavailable, Busy, CrmUnavailable
 from infra.crm.client import Gone as CrmGone
 from infra.crm.client import Refused as CrmRefused
@@ -136,7 +137,7 @@ async def test_a_whole_crm_away_pauses(world):
 
 async def test_a_revoked_token_sets_the_account_aside_and_disconnects_it(world):
     world.crm.error = AccountUnavailable("hubspot:123", "TOKEN_REVOKED")
-    assert await world.sink.write([insight()]) == [Later("TOKEN_REVOKED", None)]
+    assert await world.sink.write([insight()]) == [Later("TOKEN_REVOKED", JUST_CONNECTED_SECONDS)]
     assert world.disconnected == ["hubspot:123"]
 
 
@@ -148,7 +149,7 @@ async def test_a_spent_quota_sets_aside_until_it_is_back(world):
 
 async def test_a_disconnected_account_waits(world):
     world.accounts.by_id["hubspot:123"] = replace(ACCOUNT, state="disconnected")
-    assert await world.sink.write([insight()]) == [Later("DISCONNECTED")]
+    assert await world.sink.write([insight()]) == [Later("DISCONNECTED", JUST_CONNECTED_SECONDS)]
     assert world.crm.writes == []
 
 
@@ -229,7 +230,7 @@ async def test_no_value_is_kept_in_the_state(world):
 async def test_one_accounts_trouble_is_its_own(world):
     world.accounts.by_id["hubspot:5"] = replace(ACCOUNT, id="hubspot:5", state="disconnected")
     outcomes = await asyncio.wait_for(world.sink.write([insight(account="hubspot:5"), insight()]), 5)
-    assert outcomes == [Later("DISCONNECTED"), Written()]
+    assert outcomes == [Later("DISCONNECTED", JUST_CONNECTED_SECONDS), Written()]
 
 
 async def test_an_older_analysis_leaves_no_mark_of_a_begun_write(world):
