@@ -31,8 +31,8 @@ class Pace:
     before: float = 8.0
     after: float = 6.0
     long: bool = True
-    patience: float = 150.0
-    """From the fault's end until all must be settled."""
+    patience: float = 600.0
+    """From the fault's end until all must be settled; where nothing moves any more nobody waits so long (STILL_SECONDS)."""
     hurry: bool = False
     """Let the time have come for what is set aside, once the fault is over: a short run does not wait half a minute."""
 
