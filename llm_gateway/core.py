@@ -231,7 +231,7 @@ class Core:
 
     # one trip
 
-    async def _admitted(  # noqa: C901 -- one branch a verdict of the script
+    async def _admitted(  # noqa: C901, PLR0912 -- one branch a verdict of the script
         self, question: Question, deadline: float, left: float, *, quotas: bool = True, hold_seconds: float = 0.0
     ) -> Hit | Grant | None:
         """None: ask once more."""
@@ -274,6 +274,9 @@ class Core:
         if verdict == b"REBUILD":
             await self._settling.rebuild(question.tenant)
             return None
+        if verdict == b"LATE" and answer[2] == b"tenant" and question.another and not question.own_wait:
+            question.own_wait = True
+            return await self._admitted(question, deadline, left, quotas=quotas, hold_seconds=hold_seconds)
         if verdict == b"SPENT":
             self._alone.ended(question, answer[1].decode(), answer[2].decode())
         raise refusal(answer)
@@ -340,4 +343,4 @@ class Core:
 
 def _patience(question: Question, left: float) -> float:
     patience = left * WAITING_SHARE
-    return min(patience, SHORT_WAIT_SECONDS) if question.another else patience
+    return min(patience, SHORT_WAIT_SECONDS) if question.another and not question.own_wait else patience

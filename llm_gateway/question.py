@@ -71,6 +71,8 @@ class Question:
     """Of the expected tokens, the question's: what is paid when it was sent and its answer was not heard."""
     another: bool = False
     """Another model can be asked: no wait is longer than SHORT_WAIT_SECONDS."""
+    own_wait: bool = False
+    """But this one is for the tenant's own limit, which no other model shortens."""
 
 
 @dataclass(slots=True)

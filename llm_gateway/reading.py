@@ -118,7 +118,7 @@ def _window(found: dict[str, str], window_ms: int, day: str = "dr") -> dict[str,
     return {
         "requests": whole("r", stale),
         "tokens": whole("t", stale),
-        "day_requests": whole(day if day in found else "dr", over),
+        "day_requests": whole("hr", False) if day == "hr" and "hr" in found else whole("dr", over),
         "day_tokens": whole("dt", over),
     }
 

@@ -14,6 +14,8 @@ from llm_gateway.prompt import ModelUnavailable, QuotaSpent, RateLimited
 _LATE = {
     b"day": "the provider's requests or tokens per day",
     b"tenant": "the tenant's requests or tokens per minute",
+    b"told": "the requests of its day that the model's provider has left",
+    b"quiet": "the quiet that the model's provider asked for",
 }
 _WHOSE = {"user": "per day of this user", "day": "per day of this tenant", "month": "per month of this tenant"}
 

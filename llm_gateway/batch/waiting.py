@@ -112,9 +112,10 @@ class Waiting:
             return
         turns = door.turns(prompt)
         asks = door.question(prompt, caller, turns, digest=None, ttl=0)
-        room = replace(
-            asks, line=of_batches(door.line), tokens=0, most_nano=int(asks.most_nano * pricing.BATCH_PRICE), key=None
-        )
+        if not asks.most_nano:
+            self._core.priced(asks.tenant, asks.user, asks.line)
+        most_nano = int(asks.most_nano * pricing.BATCH_PRICE)
+        room = replace(asks, line=of_batches(door.line), tokens=0, most_nano=most_nano, priced=True, key=None)
         grant = await self._core.enter(room, deadline, hold_seconds=self._seconds)
         assert isinstance(grant, Grant)
         provider = door.route.provider

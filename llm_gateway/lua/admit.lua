@@ -102,7 +102,7 @@ if ARGV[16] ~= '' then
 end
 local tw = window('t:' .. tenant, tonumber(ARGV[27]), tonumber(ARGV[28]), 0, 0, ms, TENANT_BURST)
 
-local wait, day_spent = wait_of(lw, tokens, lane)
+local wait, day_spent, why = wait_of(lw, tokens, lane)
 if kw and not day_spent then
   local key_wait, key_day_spent = wait_of(kw, tokens, lane)
   wait, day_spent = math.max(wait, key_wait), key_day_spent
@@ -122,7 +122,7 @@ if before > 0 or wait > 0 or own_wait > 0 then
   if lw.tokens > 0 then turn = math.max(turn, ahead * tokens * ms / lw.tokens) end
   if own_wait > 0 and tonumber(ARGV[27]) > 0 then turn = math.max(turn, length * ms / tonumber(ARGV[27])) end
   if turn > patience then
-    return {'LATE', tostring(math.ceil(turn)), own_wait > wait and 'tenant' or 'model'}
+    return {'LATE', tostring(math.ceil(turn)), own_wait > wait and 'tenant' or why or 'model'}
   end
   enqueue(root, lane, tenant, id, {replica, tokens, now + patience, tw.requests, tw.tokens, tonumber(ARGV[29])})
   local tick = num(redis.call('HGET', root, 'tick'))

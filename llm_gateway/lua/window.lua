@@ -32,7 +32,7 @@ local function window(name, requests, tokens, per_day, tokens_per_day, ms, burst
     told = num(f[12]), hr = num(f[13]), try = num(f[14])}
   -- What nobody configured, the provider's headers may have told.
   if tokens == 0 then w.tokens = num(f[11]) end
-  if num(f[8]) ~= today then w.dr, w.dt, w.hr = 0, 0, 0 end
+  if num(f[8]) ~= today then w.dr, w.dt = 0, 0 end
   local width = ms / SLOTS
   w.slot = math.floor(now / width)
   local at = tonumber(f[1])
@@ -80,14 +80,15 @@ local function until_free(w, need, what)
   return w.ms
 end
 
--- Milliseconds until a request of so many tokens may pass; 0: now. And whether it is the day that is spent.
+-- Milliseconds until a request of so many tokens may pass; 0: now. Whether it is the day that is spent. And what it waits for,
+-- where that is no minute.
 local function wait_of(w, tokens, lane)
-  if w.quiet > now then return w.quiet - now end
+  if w.quiet > now then return w.quiet - now, nil, 'quiet' end
   if (w.per_day > 0 and w.dr + 1 > w.per_day) or (w.tokens_per_day > 0 and w.dt + tokens > w.tokens_per_day) then
     return (86400 - clock[1] % 86400) * 1000, true
   end
-  local wait = 0
-  if w.told > 0 and w.hr >= w.told then wait = math.max(0, w.try - now) end
+  local wait, why = 0, nil
+  if w.told > 0 and w.hr >= w.told and w.try > now then wait, why = w.try - now, 'told' end
   local share = w.burst > 0 and lane > 1
   if w.requests > 0 then
     local cap = share and math.ceil(w.requests * CAP_REQUESTS) or w.requests
@@ -108,7 +109,7 @@ local function wait_of(w, tokens, lane)
       if w.lt < level then wait = math.max(wait, (level - w.lt) / w.rt) end
     end
   end
-  return wait
+  return wait, nil, why
 end
 
 local function take(w, requests, tokens)

@@ -23,6 +23,7 @@ from llm_gateway import pricing
 from llm_gateway.batch import steps
 from llm_gateway.batch.collector import Collector, Pace
 from llm_gateway.gateway import Gateway
+from llm_gateway.policy import Amounts, Exceptions
 from llm_gateway.prompt import Caller, QuotaSpent, WaitsForBatch
 from llm_gateway.providers.provider import BatchProvider, BatchRefused, Completed, ProviderBatch, ProviderFailure
 from schemas.record import RecordRef
@@ -176,6 +177,16 @@ async def place(migrated: Settings, tenant: str) -> AsyncIterator[Place]:
         await made.keyring.stop()
         await redis.aclose()
         await engine.dispose()
+
+
+async def test_a_model_that_costs_nothing_goes_into_a_batch_where_dollars_are_limited(place: Place) -> None:
+    place.gateway.policies._tenants[place.tenant] = place.gateway.policies.merged(Exceptions(day=Amounts(dollars=1.0)))
+    pricing.hold({("groq", MODEL): pricing.Price(0.0, 0.0, 0.0)}, {})
+    try:
+        await place.waits()
+    finally:
+        pricing.hold({}, {})
+    assert len(await place.rows()) == 1
 
 
 async def test_questions_become_one_batch_at_half_the_price(place: Place):

@@ -20,6 +20,7 @@ from llm_gateway.prompt import Lane, ModelUnavailable, QuotaSpent, RateLimited
 from llm_gateway.providers.provider import Headroom
 from llm_gateway.question import Grant, Line, Question, Usage
 from llm_gateway.settling import Counted
+from llm_gateway.trips import P
 
 pytestmark = pytest.mark.connected
 
@@ -175,7 +176,7 @@ async def test_who_can_ask_another_model_does_not_stand_in_line(opened: Opener, 
     await one.drained()
     began = within(0)
     for core in (one, other):
-        with pytest.raises(RateLimited):
+        with pytest.raises(RateLimited, match="quiet"):
             await core.enter(asked(line, tenant, another=True), within(120.0))
     free = Line("scripted", "m", secrets.token_hex(6))
     held = [await one.enter(asked(free, tenant, "interactive"), within(5.0)) for _ in range(13)]
@@ -185,6 +186,18 @@ async def test_who_can_ask_another_model_does_not_stand_in_line(opened: Opener, 
         )
     assert within(0) - began < 5
     assert len(held) == 13
+
+
+async def test_a_tenants_own_limit_is_waited_for_as_another_model_would_not_come_sooner(
+    opened: Opener, line: Line, tenant: str
+):
+    """INVARIANT: if this fails, a burst of edits beyond the tenant's minute goes to the dearer model, and waits there as long."""
+    core = await opened(model_requests_per_minute=6, model_window_seconds=12.0)
+    for _ in range(3):
+        await core.enter(asked(line, tenant, "interactive"), within(1))
+    began = within(0)
+    assert isinstance(await core.enter(asked(line, tenant, "interactive", another=True), within(60.0)), Grant)
+    assert within(0) - began > 1.2
 
 
 async def test_limits_that_nobody_configured_come_from_the_providers_headers(opened: Opener, line: Line, tenant: str):
@@ -235,6 +248,16 @@ async def test_a_spent_day_is_probed_by_one_question_after_the_other_until_a_hea
     found = await asyncio.gather(*(other.enter(asked(line, tenant, "interactive"), within(5.0)) for _ in range(20)))
     assert all(isinstance(each, Grant) for each in found)
     assert within(0) - began < 1
+
+
+async def test_midnight_does_not_open_a_day_that_the_provider_measures(opened: Opener, line: Line, tenant: str):
+    core = await opened()
+    core.told(line, spent(1_000))
+    await core.drained()
+    await core.enter(asked(line, tenant), within(1))  # finds out how it stands
+    await core._wire.run(("HSET", f"{P}w:{line.name}", "day", "1"))
+    with pytest.raises(RateLimited, match="of its day that the model's provider has left"):
+        await core.enter(asked(line, tenant), within(1))
 
 
 async def test_a_header_does_not_forget_what_was_granted_since_its_question(opened: Opener, line: Line, tenant: str):
