@@ -31,7 +31,7 @@ ObjectType = Literal["contact", "company", "deal", "lead", "ticket", "note", "em
 """Our names for CRM objects. Salesforce: Account is `company`, Opportunity is `deal`, Task and ContentNote are `note`."""
 
 Reason = Literal["webhook", "gap", "backfill", "reconcile", "replay", "set_aside", "redrive", "fenced"]
-"""Why a record is looked at. Anything but `webhook` passes even where nothing seems to have changed."""
+"""Why a record is looked at. Anything but `webhook` and `reconcile` passes even where nothing seems to have changed."""
 
 
 class RecordRef(NamedTuple):
