@@ -360,7 +360,8 @@ def _shared(metered: Metered, asked: Asked, items: Sequence[_Item], texts: Seque
         # Alone it would have brought the instructions along.
         told_already = item.kind in told
         told.add(item.kind)
-        spared = pricing.most_usd(metered.provider, whole.model, estimated_tokens(item.prompt.system), 0)
+        asked_model = item.grant.question.line.model
+        spared = pricing.most_usd(metered.provider, whole.model, estimated_tokens(item.prompt.system), 0, asked_model)
         found.append(
             replace(
                 whole,

@@ -7,7 +7,7 @@ its number and the field. A file may be large: it is read some hundred lines at 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,13 +61,28 @@ async def most_of(content: bytes, provider: str, key: VirtualKey) -> Most:
     return most
 
 
-async def usages_of(content: bytes, provider: str) -> AsyncIterator[Usage]:
-    """What each answer in a file of results took; lines that are none are passed over."""
+async def models_of(content: bytes) -> dict[str, str]:
+    """Which model each line of a file of requests asks, by its `custom_id`; lines that are none are passed over."""
+    models = {}
     async for _, line in _lines(content):
         try:
-            body = orjson.loads(line)["response"]["body"]
+            asked = orjson.loads(line)
+            models[str(asked["custom_id"])] = str(asked["body"]["model"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return models
+
+
+async def usages_of(content: bytes, provider: str, asked: Mapping[str, str]) -> AsyncIterator[Usage]:
+    """What each answer in a file of results took; lines that are none are passed over. `asked`: see `models_of`; a model may
+    answer under another name than it is asked by, and have no price under that.
+    """
+    async for _, line in _lines(content):
+        try:
+            said = orjson.loads(line)
+            body, model = said["response"]["body"], asked.get(str(said.get("custom_id")), "")
             inputs, outputs, cached = counted(body.get("usage"))
-            usage = pricing.batch_usage(provider, Completed("", str(body["model"]), inputs, outputs, cached))
+            usage = pricing.batch_usage(provider, Completed("", str(body["model"]), inputs, outputs, cached), model)
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
         yield usage

@@ -31,7 +31,7 @@ from llm_gateway.core import Core
 from llm_gateway.prompt import ModelUnavailable
 from llm_gateway.providers.provider import ProviderFailure
 from llm_gateway.question import Grant, Line, Question, Usage, today
-from llm_gateway.server.batch_lines import AT_ONCE, most_of, usages_of
+from llm_gateway.server.batch_lines import AT_ONCE, models_of, most_of, usages_of
 from llm_gateway.server.errors import Refusal
 from llm_gateway.server.keys import VirtualKey
 from llm_gateway.server.upstream import Raw, Upstream
@@ -48,6 +48,8 @@ _LONGEST_DAYS = 7
 """The provider's longest completion window: https://console.groq.com/docs/batch."""
 _GIVE_UP_DAYS = 8
 _ENTER_SECONDS = 10.0
+_LATER = frozenset({408, 409, 424, 429, 498})
+"""What says nothing of whether a file is there."""
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 _IN_NO_WINDOW = -1
 _AWAY = (SQLAlchemyError, OSError, ModelUnavailable, ValueError, KeyError, TypeError)
@@ -279,7 +281,12 @@ class Batches:
         results = await self._passed(Wanted("GET", f"files/{said['output_file_id']}/content", "", b"", ""))
         if results.status != 200:
             return None
-        return [usage async for usage in usages_of(results.body, self._upstream.name)]
+        source = await self._passed(Wanted("GET", f"files/{said.get('input_file_id')}/content", "", b"", ""))
+        if source.status in _LATER or source.status >= 500:
+            return None
+        # Where the client has deleted it, answers cost what their own names do.
+        asked = await models_of(source.body) if source.status == 200 else {}
+        return [usage async for usage in usages_of(results.body, self._upstream.name, asked)]
 
     def _settle(self, grant: Grant, took: Sequence[Usage]) -> None:
         """What quotas held becomes what it took. Never waits, never raises."""

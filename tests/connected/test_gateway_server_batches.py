@@ -227,6 +227,27 @@ async def test_what_a_batch_took_is_booked_as_the_librarys_batches_are(place: Pl
     assert float(row.batch_saved_usd) == pytest.approx(full / 2, rel=1e-3)
 
 
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_answers_under_a_name_without_a_price_cost_what_the_model_costs_that_was_asked(
+    place: Place, *, deleted: bool
+) -> None:
+    """INVARIANT: if this fails, a model that answers under a dated name is free in batches, whatever quotas say."""
+    place.stand_in.script.append(UNDER_WAY)
+    async with place.openai() as client:
+        made = await batch(client, lines(3))
+        files, seen = place.stand_in._files, place.stand_in._batches[made.id]
+        files[seen["output_file_id"]] = files[seen["output_file_id"]].replace(MODEL.encode(), b"dated-2024-07-18")
+        if deleted:
+            del files[seen["input_file_id"]]
+        end_all(place)
+        await client.batches.retrieve(made.id)
+    [row] = await place.rows()
+    full = pricing.most_usd("groq", MODEL, row.input_tokens, row.output_tokens)
+    assert (row.model, row.calls) == ("dated-2024-07-18", 3)
+    assert float(row.cost_usd) == (0 if deleted else pytest.approx(full / 2, rel=1e-3))
+    assert (await used(place))[2] == round(float(row.cost_usd) * 1e9)
+
+
 async def test_a_crash_loses_no_batchs_account_and_books_none_twice(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

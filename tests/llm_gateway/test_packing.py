@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from infra import metrics
 from infra.keyring import DataKey
+from llm_gateway import pricing
 from llm_gateway.metered import Asked
 from llm_gateway.models import estimated_tokens
 from llm_gateway.packing import INSTRUCTIONS, Packer, mixed_pack_of, pack_of, unpacked
@@ -45,6 +46,7 @@ class Model:
         self.given_back: list[Grant] = []
         self.failure: Exception | None = None
         self.unheard = 0
+        self.answers_as = "openai/gpt-oss-120b"
         self.began = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
@@ -66,7 +68,8 @@ class Model:
         if self.failure is not None:
             raise self.failure
         grant.unheard -= self.unheard
-        return asked(self.says(inputs), 101, 37)
+        told = asked(self.says(inputs), 101, 37)
+        return replace(told, usage=replace(told.usage, model=self.answers_as))
 
     def give_back(self, grant: Grant, error: BaseException) -> None:
         self.given_back.append(grant)
@@ -316,6 +319,20 @@ async def test_what_a_call_took_is_shared_to_the_last_token_and_the_saving_count
     assert [each.packed for each in usages] == [0, 1, 1]
     assert usages[0].packed_saved_usd == 0 < usages[1].packed_saved_usd
     assert sum(each.attempts for each in usages) == 2
+
+
+async def test_what_a_pack_saved_is_priced_by_the_model_that_was_asked_where_the_answers_name_has_no_price(
+    packer: Packer, prompt: Prompt[Any], monkeypatch: pytest.MonkeyPatch
+):
+    told: list[str] = []
+    monkeypatch.setattr("llm_gateway.pricing._own", {("groq", "m"): pricing.Price(1.0, 0.5, 2.0)})
+    monkeypatch.setattr("llm_gateway.pricing._say_once", lambda _provider, model: told.append(model))
+    pricing._per_token.cache_clear()
+    model = Model()
+    model.answers_as = "m-2024-07-18"
+    found = await asyncio.gather(*(ask(packer, model, each) for each in several(prompt, "one", "two")))
+    assert found[1].usage.packed_saved_usd > 0
+    assert told == []
 
 
 async def test_who_leaves_pays_nothing_and_the_others_get_their_answers(packer: Packer, prompt: Prompt[Any]):

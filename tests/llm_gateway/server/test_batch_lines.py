@@ -9,7 +9,7 @@ import pytest
 
 from llm_gateway import pricing
 from llm_gateway.providers.provider import Completed
-from llm_gateway.server.batch_lines import AT_ONCE, most_of, usages_of
+from llm_gateway.server.batch_lines import AT_ONCE, models_of, most_of, usages_of
 from llm_gateway.server.errors import Refusal
 from llm_gateway.server.keys import VirtualKey
 
@@ -71,16 +71,27 @@ async def test_what_cannot_be_counted_is_refused() -> None:
 
 async def test_an_answer_costs_what_the_librarys_batches_pay_whatever_the_provider_had_cached() -> None:
     content = result(prompt_tokens=100, completion_tokens=10, prompt_tokens_details={"cached_tokens": 80})
-    [usage] = [each async for each in usages_of(content, "groq")]
+    [usage] = [each async for each in usages_of(content, "groq", {})]
     assert usage == pricing.batch_usage("groq", Completed("", MODEL, 100, 10, 80))
     assert usage.batched == 1
     assert usage.cost_usd == usage.batch_saved_usd == pricing.most_usd("groq", MODEL, 100, 10) / 2
 
 
+async def test_an_answer_under_a_name_without_a_price_costs_what_the_model_costs_that_was_asked() -> None:
+    """INVARIANT: if this fails, a model that answers under a dated name is booked at $0, and no limit in dollars holds it."""
+    asked = await models_of(b"no json\n[]\n" + b'{"custom_id": "2", "body": []}\n' + line())
+    assert asked == {"1": MODEL}
+    answer = {"status_code": 200, "body": {"model": "dated-2024-07-18", "usage": {"prompt_tokens": 100}}}
+    content = b"".join(orjson.dumps({"custom_id": each, "response": answer}) + b"\n" for each in ("1", "unknown"))
+    usages = [each async for each in usages_of(content, "groq", asked)]
+    assert [each.cost_usd for each in usages] == [pricing.most_usd("groq", MODEL, 100, 0) / 2, 0.0]
+    assert {each.model for each in usages} == {"dated-2024-07-18"}
+
+
 async def test_what_is_no_answer_took_nothing() -> None:
     failed = orjson.dumps({"response": {"status_code": 400, "body": {"error": {}}}}) + b"\n"
     content = b"no json\n[]\n" + failed + result(prompt_tokens="x") + result(prompt_tokens=1)
-    assert [each.input_tokens async for each in usages_of(content, "groq")] == [1]
+    assert [each.input_tokens async for each in usages_of(content, "groq", {})] == [1]
 
 
 @pytest.mark.parametrize("reading", ["requests", "results"])
@@ -98,6 +109,6 @@ async def test_others_have_their_turn_while_a_large_file_is_read(reading: str) -
     if reading == "requests":
         await most_of(line() * AT_ONCE * 10, "groq", key())
     else:
-        _ = [each async for each in usages_of(result(prompt_tokens=1) * AT_ONCE * 10, "groq")]
+        _ = [each async for each in usages_of(result(prompt_tokens=1) * AT_ONCE * 10, "groq", {})]
     beside.cancel()
     assert turns >= 10
