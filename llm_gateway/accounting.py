@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from infra import metrics
 from infra.database.tables import llm_usage
 from infra.telemetry import log
+from llm_gateway.held import held_for, untold
 from llm_gateway.policy import nano
 from llm_gateway.prompt import ModelUnavailable
 from llm_gateway.question import Question, Usage
@@ -209,7 +210,7 @@ class Ledger:
                 await self._confirm({})
 
     async def counted(self, tenant: str) -> Counted:
-        """The tenant's day and month (UTC, by Postgres' clock); raises ModelUnavailable."""
+        """The tenant's day and month (UTC, by Postgres' clock), and what is held for its batches; raises ModelUnavailable."""
         today = sa.select(sa.cast(sa.func.timezone("utc", sa.func.now()), sa.Date)).scalar_subquery()
         amounts = (
             sa.func.sum(llm_usage.c.calls),
@@ -222,7 +223,10 @@ class Ledger:
         try:
             async with self._writing:
                 await self._write()
-            async with self._engine.connect() as connection:
+            # One snapshot: what is accounted meanwhile is held or counted, never neither.
+            snapshot = self._engine.execution_options(isolation_level="REPEATABLE READ")
+            async with snapshot.connect() as connection:
+                held, named = await held_for(connection, tenant), await untold(connection, tenant)
                 users = (await connection.execute(by_user)).all()
                 [month] = (await connection.execute(of_month)).all()
                 day = (await connection.execute(sa.select(today))).scalar_one()
@@ -232,7 +236,7 @@ class Ledger:
                 f"quotas cannot be rebuilt without Postgres ({type(error).__name__}). Look at DATABASE_URL",
                 2.0,
             ) from error
-        return Counted(day, {row[0]: _amount(row[1:]) for row in users}, _amount(month))
+        return Counted(day, {row[0]: _amount(row[1:]) for row in users}, _amount(month), held, named)
 
     def _add(self, row: _Row, sums: _Sums) -> None:
         self._rows[row].add(sums)

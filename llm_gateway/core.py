@@ -181,10 +181,12 @@ class Core:
         done: Callable[[str], None] | None = None,
         error: BaseException | None = None,
         answers: int = 1,
+        once: str = "",
     ) -> None:
         """It was answered: count what it took, keep the answer (`sealed`, for the question's `ttl`), tell who waits for it.
         Never waits, never raises. `done` hears the generation that it was counted in. Without `sealed` the answer was of no
         use: who waits for it is told `error` (see `release`), or asks himself. `answers`: how many a question of many requests got.
+        `once`: a name; what is settled under it is counted once, however often it is settled.
         """
         grant.over = True
         taken = usage.input_tokens + usage.output_tokens
@@ -194,7 +196,9 @@ class Core:
             # Whoever hears nothing does not know that nothing was said.
             counted = max(counted, grant.question.tokens)
         ended = b"answered" if usage.calls else b"unheard"
-        packed = self._trips.settle(grant, ended, taken, nano(usage.cost_usd), counted, sealed, told, answers=answers)
+        packed = self._trips.settle(
+            grant, ended, taken, nano(usage.cost_usd), counted, sealed, told, answers=answers, once=once
+        )
         self._settling.send(grant, packed, done)
 
     def give_back(self, grant: Grant, error: BaseException) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from typing import NamedTuple
 
 from infra.redis_wire import RedisAway, RedisError, Wire
 from infra.telemetry import log
@@ -28,6 +29,21 @@ Done = Callable[[str], None]
 """Hears the generation of Redis' state that a question was counted in."""
 
 
+class Held(NamedTuple):
+    """What quotas hold for a batch that is under way, in the order of `restore.lua`."""
+
+    grant_id: str
+    user: str
+    """As Redis knows it."""
+    tokens: int
+    nano: int
+    day: str
+    month: str
+    requests: int
+    ms: int
+    """So long yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class Counted:
     """What Postgres knows of a tenant: the day (UTC), its amounts by user, and the month's."""
@@ -35,6 +51,10 @@ class Counted:
     day: date
     users: Mapping[str, Amount]
     month: Amount
+    held: Sequence[Held] = ()
+    """In none of these amounts."""
+    untold: Sequence[str] = ()
+    """Names of batches in these amounts of which Redis may yet be told."""
 
 
 class Settling:
@@ -127,6 +147,10 @@ class Settling:
             (counted.day - _EPOCH).days,
             *_sum(counted.users.values()),
             *counted.month,
+            len(counted.held),
+            *(part for each in counted.held for part in each),
+            len(counted.untold),
+            *counted.untold,
             *users,
         )
         try:

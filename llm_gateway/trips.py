@@ -14,7 +14,7 @@ P = "hookline:llm:"
 _LANES = {"interactive": b"1", "live": b"2", "bulk": b"3"}
 _ADMIT_ARGS = 39
 _SETTLE_ARGS = 29
-_SETTLE_MANY_ARGS = 31
+_SETTLE_MANY_ARGS = 32
 _MOST_TAILS = 100_000
 
 
@@ -65,6 +65,7 @@ class Trips:
         told: bytes,
         *,
         answers: int = 1,
+        once: str = "",
     ) -> bytes:
         """`settle.lua`; `cost` in billionths of a dollar, `told` is what replicas hear that wait for the same answer."""
         question, line = grant.question, grant.question.line
@@ -72,7 +73,7 @@ class Trips:
         tenant = question.tenant
         policy = self._policies.of(tenant)
         entry = f"{{{tenant}}}:{grant.flight}" if grant.flight else ""
-        many = question.requests != 1 or answers != 1
+        many = question.requests != 1 or answers != 1 or bool(once)
         return b"".join(
             (
                 self._settle_many_head if many else self._settle_head,
@@ -84,7 +85,7 @@ class Trips:
                     limits.key_requests, limits.key_tokens, entry, sealed, question.ttl, grant.flight, told,
                     policy.requests_per_minute, policy.tokens_per_minute,
                 ),
-                _bulk(question.requests, answers) if many else b"",
+                _bulk(question.requests, answers, once) if many else b"",
             )
         )  # fmt: skip
 

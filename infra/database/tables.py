@@ -576,6 +576,15 @@ llm_provider_objects = sa.Table(
     sa.Column("grant_id", sa.Text, nullable=False, server_default="", comment="of the reservation in Redis"),
     sa.Column("day", sa.Text, nullable=False, server_default=""),
     sa.Column("month", sa.Text, nullable=False, server_default=""),
+    sa.Column("held_until", sa.DateTime(timezone=True), comment="then the reservation comes back by itself"),
+    sa.Column(
+        "answers", sa.Integer, nullable=False, server_default="0", comment="that a batch brought, once accounted"
+    ),
+    sa.Column("took_tokens", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("took_nano", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column(
+        "settled_at", sa.DateTime(timezone=True), comment="of an accounted batch: quotas have heard what it took"
+    ),
 )
 
 # Salesforce's change events (Pub/Sub API): how far each stream is, who reads it, and what has to be read again.

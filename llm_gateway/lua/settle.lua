@@ -8,6 +8,7 @@
 --       15 line  16 provider key ('': no limit over all models)  17 window, ms  18 burst  19 line's requests  20 line's tokens  21 22 provider key's
 --       23 cache entry  24 sealed answer ('': none)  25 its life, s  26 flight  27 what waiting replicas are told
 --       28 29 tenant's requests and tokens a window  30 31 requests reserved and answered, where they are not 1
+--       32 name under which this is counted once, however often it is told ('': it is told once)
 -- Returns the generation that the question is counted in; '' when none (Redis lost its state, and nobody rebuilt it).
 local tenant, user, ended = ARGV[3], ARGV[4], ARGV[9]
 local reserved, answers = tonumber(ARGV[30]) or 1, tonumber(ARGV[31]) or 1
@@ -19,7 +20,9 @@ if ARGV[5] ~= '' then
   local held = redis.call('ZREM', P .. 'qr:' .. tenant, member) == 1
   local q = redis.call('HMGET', quota, 'g', 'd', 'm')
   generation = q[1] or ''
-  if q[1] then
+  local once = ARGV[32] or ''
+  -- Nine days, as what is held.
+  if q[1] and (once == '' or redis.call('SET', P .. 'qs:' .. tenant .. ':' .. once, 1, 'NX', 'EX', 777600)) then
     local real = {ended == 'answered' and answers or 0, tonumber(ARGV[10]), tonumber(ARGV[11])}
     -- Its reservation is gone (expired, or lost with Redis): then it is counted whole.
     local was = held and {reserved, tonumber(ARGV[7]), tonumber(ARGV[8])} or {0, 0, 0}

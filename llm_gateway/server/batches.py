@@ -2,8 +2,8 @@
 
 Law: a file or batch that another tenant made is answered as one that does not exist. Quotas hold the most that a batch may take
 from before it is made until it has ended: who has no room for it is refused. What it took is counted once, when it has ended,
-whether anybody asks for it or not: in the accounts, in one transaction with the note that it is counted, then in the quotas; at
-the provider's price for batches, and towards no limit per minute. One whose making nobody saw the end of is found among the
+whether anybody asks for it or not: in the accounts, in one transaction with the note that it is counted, then in the quotas (see
+`llm_gateway.server.batch_settling`); at the provider's price for batches, and towards no limit per minute. One whose making nobody saw the end of is found among the
 provider's by its file. Rows say only whose it is; contents stay with the provider.
 Source: https://console.groq.com/docs/batch (half price; own rate limits).
 """
@@ -14,8 +14,9 @@ import asyncio
 import itertools
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import orjson
@@ -30,13 +31,13 @@ from llm_gateway import accounting
 from llm_gateway.core import Core
 from llm_gateway.prompt import ModelUnavailable
 from llm_gateway.providers.provider import ProviderFailure
-from llm_gateway.question import Grant, Line, Question, Usage, today
+from llm_gateway.question import Grant, Line, Question, Usage
 from llm_gateway.server.batch_lines import AT_ONCE, models_of, most_of, usages_of
+from llm_gateway.server.batch_settling import ANALYSIS, GIVE_UP_DAYS, BatchSettling, took
 from llm_gateway.server.errors import Refusal
 from llm_gateway.server.keys import VirtualKey
 from llm_gateway.server.upstream import Raw, Upstream
 
-ANALYSIS = "batch"
 LOOK_SECONDS = 30.0
 SLACK_SECONDS = 3_600.0
 """After its window, for a batch to be looked at: until then its place in the quotas is held."""
@@ -46,12 +47,10 @@ _FIND_EVERY = 10
 _DAY_SECONDS = 86_400.0
 _LONGEST_DAYS = 7
 """The provider's longest completion window: https://console.groq.com/docs/batch."""
-_GIVE_UP_DAYS = 8
 _ENTER_SECONDS = 10.0
 _LATER = frozenset({408, 409, 424, 429, 498})
 """What says nothing of whether a file is there."""
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
-_IN_NO_WINDOW = -1
 _AWAY = (SQLAlchemyError, OSError, ModelUnavailable, ValueError, KeyError, TypeError)
 """The database, the provider, or what it says: looked at again later."""
 
@@ -77,6 +76,7 @@ class Batches:
         self._engine = engine
         self._core = core
         self._upstream = upstream
+        self._settling = BatchSettling(engine, core, self._line)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -146,7 +146,7 @@ class Batches:
 
     async def _made(self, wanted: Wanted, key: VirtualKey) -> Raw:
         """Have the provider make a batch, within the quotas. Raises Refusal, GatewayError."""
-        grant = await self._reserved(wanted, key)
+        grant, hold_seconds = await self._reserved(wanted, key)
         made = False
         try:
             raw = await self._passed(wanted)
@@ -161,11 +161,12 @@ class Batches:
             await _own(
                 connection, str(said["id"]), "batch", key.tenant, key.id, user=room.user, requests=room.requests,
                 most_tokens=room.most_tokens, most_nano=room.most_nano, grant_id=grant.id, day=grant.day, month=grant.month,
+                held_until=sa.func.now() + timedelta(seconds=hold_seconds),
             )  # fmt: skip
         return raw
 
-    async def _reserved(self, wanted: Wanted, key: VirtualKey) -> Grant:
-        """What quotas hold for it from now on. Raises Refusal, GatewayError."""
+    async def _reserved(self, wanted: Wanted, key: VirtualKey) -> tuple[Grant, float]:
+        """What quotas hold for it from now on, and for how many seconds. Raises Refusal, GatewayError."""
         try:
             asked = orjson.loads(wanted.body)
             source = str(asked["input_file_id"])
@@ -185,9 +186,10 @@ class Batches:
             requests=max(1, most.requests), priced=True,
         )  # fmt: skip
         deadline = asyncio.get_running_loop().time() + _ENTER_SECONDS
-        held = await self._core.enter(room, deadline, hold_seconds=_window(asked) + SLACK_SECONDS)
+        hold_seconds = _window(asked) + SLACK_SECONDS
+        held = await self._core.enter(room, deadline, hold_seconds=hold_seconds)
         assert isinstance(held, Grant)
-        return held
+        return held, hold_seconds
 
     # after
 
@@ -195,6 +197,7 @@ class Batches:
         for look in itertools.count():
             await asyncio.sleep(LOOK_SECONDS)
             try:
+                await self._settling.look()
                 if look % _FIND_EVERY == 0:
                     await self._find()
                 async with self._engine.connect() as connection:
@@ -203,7 +206,7 @@ class Batches:
                             sa.select(objects.c.id).where(
                                 objects.c.kind == "batch",
                                 objects.c.accounted_at.is_(None),
-                                objects.c.created_at > sa.func.now() - sa.text(f"interval '{_GIVE_UP_DAYS} days'"),
+                                objects.c.created_at > sa.func.now() - sa.text(f"interval '{GIVE_UP_DAYS} days'"),
                             )
                         )
                     )
@@ -226,7 +229,7 @@ class Batches:
         made = {
             str(each["id"]): str(each["input_file_id"])
             for each in (orjson.loads(raw.body)["data"] if raw.status == 200 else ())
-            if UNSURE_SECONDS < now - int(each.get("created_at") or 0) < _GIVE_UP_DAYS * _DAY_SECONDS
+            if UNSURE_SECONDS < now - int(each.get("created_at") or 0) < GIVE_UP_DAYS * _DAY_SECONDS
         }
         names = sa.select(objects).where(objects.c.id.in_([*made, *made.values()]))
         async with self._engine.begin() as connection:
@@ -259,22 +262,23 @@ class Batches:
                     await _own(connection, str(said[name]), "file", row.tenant, row.key_id)
             if said.get("status") not in _ENDED and not gone:
                 return
-            took = await self._took(said)
-            if took is None:
+            answers = await self._answers(said)
+            if answers is None:
                 return
-            grant = self._grant(row)
-            for start in range(0, len(took), AT_ONCE):
-                page = took[start : start + AT_ONCE]
+            grant, amounts = self._settling.grant(row), took(answers)
+            for start in range(0, len(answers), AT_ONCE):
+                page = answers[start : start + AT_ONCE]
                 await accounting.add(connection, [(grant.question, usage, grant.day) for usage in page])
-            await connection.execute(objects.update().where(objects.c.id == id).values(accounted_at=sa.func.now()))
-        self._settle(grant, took)
-        for number, usage in enumerate(took, 1):
+            counted = {"accounted_at": sa.func.now(), **amounts}
+            await connection.execute(objects.update().where(objects.c.id == id).values(counted))
+        self._settling.tell(id, grant, amounts)
+        for number, usage in enumerate(answers, 1):
             accounting.show(self._upstream.name, usage)
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
-        log("llm_gateway").info("batch_accounted", tenant=row.tenant, answers=len(took))
+        log("llm_gateway").info("batch_accounted", tenant=row.tenant, answers=len(answers))
 
-    async def _took(self, said: Mapping[str, Any]) -> list[Usage] | None:
+    async def _answers(self, said: Mapping[str, Any]) -> list[Usage] | None:
         """What each answer of a batch took; None: that cannot be read now."""
         if not said.get("output_file_id"):
             return []
@@ -287,24 +291,6 @@ class Batches:
         # Where the client has deleted it, answers cost what their own names do.
         asked = await models_of(source.body) if source.status == 200 else {}
         return [usage async for usage in usages_of(results.body, self._upstream.name, asked)]
-
-    def _settle(self, grant: Grant, took: Sequence[Usage]) -> None:
-        """What quotas held becomes what it took. Never waits, never raises."""
-        if not took:
-            self._core.release(grant, sent=False)
-            return
-        inputs, outputs = sum(each.input_tokens for each in took), sum(each.output_tokens for each in took)
-        cost = sum(each.cost_usd for each in took)
-        self._core.settle(grant, Usage("", inputs, outputs, cost_usd=cost), answers=len(took))
-
-    def _grant(self, row: sa.Row[Any]) -> Grant:
-        question = Question(
-            row.tenant, row.user, ANALYSIS, self._line, 0, row.most_tokens, row.most_nano, lane="bulk", version=row.key_id,
-            requests=row.requests,
-        )  # fmt: skip
-        # One for which nothing was held, or nobody knows what, is counted whole, today.
-        day, month = (row.day, row.month) if row.grant_id else today()
-        return Grant(question, row.grant_id, "", day, month, _IN_NO_WINDOW)
 
     @property
     def _line(self) -> Line:
@@ -325,6 +311,6 @@ async def _is_of(connection: AsyncConnection, id: str, kind: str, tenant: str) -
     return found == tenant
 
 
-async def _own(connection: AsyncConnection, id: str, kind: str, tenant: str, key_id: str, **more: str | int) -> None:  # noqa: A002 -- as above
+async def _own(connection: AsyncConnection, id: str, kind: str, tenant: str, key_id: str, **more: Any) -> None:  # noqa: A002 -- as above
     values = {"id": id, "kind": kind, "tenant": tenant, "key_id": key_id, **more}
     await connection.execute(insert(objects).values(values).on_conflict_do_nothing())

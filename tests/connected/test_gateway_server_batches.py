@@ -280,6 +280,122 @@ async def test_a_crash_loses_no_batchs_account_and_books_none_twice(
         assert (await used(place))[0] == 3
 
 
+async def forgotten(place: Place) -> None:
+    """Redis has lost what it knew of the tenant."""
+    await place.server.core.drained()
+    redis = place.server._redis
+    await redis.delete(*[key async for key in redis.scan_iter(match=f"hookline:llm:*{place.tenant}*", count=1000)])
+
+
+async def told_again(place: Place, id_: str) -> None:
+    """As if the process had died before it noted that quotas have heard of a batch, a while ago."""
+    async with place.server.engine.begin() as connection:
+        long_ago = sa.func.now() - sa.text("interval '2 minutes'")
+        await connection.execute(
+            objects.update().where(objects.c.id == id_).values(accounted_at=long_ago, settled_at=None)
+        )
+    await place.server._batches._settling.look()
+
+
+async def settled(place: Place, id_: str) -> bool:
+    await place.server.core.drained()
+    await place.server._batches._settling.look()
+    async with place.server.engine.connect() as connection:
+        at = await connection.scalar(sa.select(objects.c.settled_at).where(objects.c.id == id_))
+    return at is not None
+
+
+async def test_quotas_hear_of_a_batch_though_the_process_died_once_it_was_accounted(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """INVARIANT: if this fails, a process that is killed between the accounts and the quotas makes a batch free for the month."""
+    place.stand_in.script.append(UNDER_WAY)
+    async with place.openai() as client:
+        made = await batch(client, lines(3), extra_headers={"X-Hookline-User": "42"})
+        before = await used(place, "42")
+        end_all(place)
+        with monkeypatch.context() as patch:
+            patch.setattr(place.server.core, "settle", lambda *_, **__: None)
+            await place.server._batches._account(made.id)
+        assert await used(place, "42") == before
+        assert not await settled(place, made.id)
+    [row] = await place.rows()
+    took = [3, row.input_tokens + row.output_tokens, round(float(row.cost_usd) * 1e9)]
+    await told_again(place, made.id)
+    assert [await used(place, "42"), await used(place)] == [took, took]
+    assert await settled(place, made.id)
+    # It was told, and only the note was lost.
+    for _ in range(2):
+        await told_again(place, made.id)
+        assert await used(place) == took
+    assert await settled(place, made.id)
+
+
+async def test_a_batch_whose_place_had_come_back_is_counted_once_however_often_it_is_told(place: Place) -> None:
+    place.stand_in.script.append(UNDER_WAY)
+    async with place.openai() as client:
+        made = await batch(client, lines(3))
+        await place.server._redis.zadd(f"hookline:llm:qr:{place.tenant}", {
+            (await place.server._redis.zrange(f"hookline:llm:qr:{place.tenant}", 0, -1))[0]: 1
+        })  # fmt: skip
+        await client.chat.completions.create(**ask())
+        assert (await used(place))[0] == 1
+        end_all(place)
+        await client.batches.retrieve(made.id)
+        assert (await used(place))[0] == 4
+        await told_again(place, made.id)
+        assert (await used(place))[0] == 4
+        assert await settled(place, made.id)
+
+
+async def test_a_redis_that_was_counted_anew_with_a_batch_does_not_count_it_again(place: Place) -> None:
+    async with place.openai() as client:
+        made = await batch(client, lines(3), extra_headers={"X-Hookline-User": "42"})
+        await client.batches.retrieve(made.id)
+        await forgotten(place)
+        async with place.server.engine.begin() as connection:
+            await connection.execute(objects.update().where(objects.c.id == made.id).values(settled_at=None))
+        await client.chat.completions.create(**ask(7))
+        for _ in range(2):
+            assert [(await used(place))[0], (await used(place, "42"))[0]] == [4, 3]
+            await told_again(place, made.id)
+        assert await settled(place, made.id)
+
+
+@pytest.mark.parametrize("accounted", ["after", "before"])
+async def test_a_redis_that_lost_what_a_batch_holds_holds_it_again(place: Place, accounted: str) -> None:
+    """INVARIANT: if this fails, an empty Redis lets a batch that is under way be spent a second time."""
+    limit(place, day={"requests": 5}, user_day={"requests": 5})
+    place.stand_in.script.extend([UNDER_WAY] * 2)
+    async with place.openai() as client:
+        made = await batch(client, lines(3), extra_headers={"X-Hookline-User": "42"})
+        before = [await used(place), await used(place, "42")]
+        held = f"hookline:llm:qr:{place.tenant}"
+        [(member, until)] = await place.server._redis.zrange(held, 0, -1, withscores=True)
+        await forgotten(place)
+        if accounted == "before":
+            # Who counts the tenant has looked into the accounts, and is slow.
+            found = await place.server._ledger.counted(place.tenant)
+            end_all(place)
+            await client.batches.retrieve(made.id)
+            place.server.core._settling._counted = lambda _tenant: asyncio.sleep(0, found)
+        with pytest.raises(openai.RateLimitError, match="requests per day"):
+            await batch(client, lines(3), extra_headers={"X-Hookline-User": "42"})
+        assert [await used(place), await used(place, "42")] == before
+        [(again, as_long)] = await place.server._redis.zrange(held, 0, -1, withscores=True)
+        assert again == member
+        assert abs(as_long - until) < 60_000
+        if accounted == "before":
+            assert not await settled(place, made.id)
+            await told_again(place, made.id)
+        end_all(place)
+        await client.batches.retrieve(made.id)
+        [row] = await place.rows()
+        took = [3, row.input_tokens + row.output_tokens, round(float(row.cost_usd) * 1e9)]
+        assert [await used(place), await used(place, "42")] == [took, took]
+        assert await settled(place, made.id)
+
+
 async def test_a_batch_from_before_quotas_held_any_is_counted_whole(place: Place) -> None:
     async with place.openai() as client:
         made = await batch(client, lines(3))

@@ -29,6 +29,31 @@ def upgrade() -> None:
     )
     op.add_column(_OBJECTS, sa.Column("day", sa.Text(), server_default="", nullable=False))
     op.add_column(_OBJECTS, sa.Column("month", sa.Text(), server_default="", nullable=False))
+    op.add_column(
+        _OBJECTS,
+        sa.Column(
+            "held_until", sa.DateTime(timezone=True), nullable=True, comment="then the reservation comes back by itself"
+        ),
+    )
+    op.add_column(
+        _OBJECTS,
+        sa.Column(
+            "answers", sa.Integer(), server_default="0", nullable=False, comment="that a batch brought, once accounted"
+        ),
+    )
+    op.add_column(_OBJECTS, sa.Column("took_tokens", sa.BigInteger(), server_default="0", nullable=False))
+    op.add_column(_OBJECTS, sa.Column("took_nano", sa.BigInteger(), server_default="0", nullable=False))
+    op.add_column(
+        _OBJECTS,
+        sa.Column(
+            "settled_at",
+            sa.DateTime(timezone=True),
+            nullable=True,
+            comment="of an accounted batch: quotas have heard what it took",
+        ),
+    )
+    # What was accounted before is not told again: nobody wrote down what it took.
+    op.execute(sa.text("UPDATE llm_provider_objects SET settled_at = accounted_at WHERE accounted_at IS NOT NULL"))
     op.create_table(
         "redriven_changes",
         sa.Column(
@@ -46,5 +71,8 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_index("redriven_changes_created_at", table_name="redriven_changes")
     op.drop_table("redriven_changes")
-    for name in ("month", "day", "grant_id", "most_nano", "most_tokens", "requests", "user"):
+    for name in (
+        "settled_at", "took_nano", "took_tokens", "answers", "held_until", "month", "day", "grant_id", "most_nano", "most_tokens",
+        "requests", "user",
+    ):  # fmt: skip
         op.drop_column(_OBJECTS, name)
