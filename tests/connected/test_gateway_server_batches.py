@@ -289,6 +289,7 @@ async def forgotten(place: Place) -> None:
 
 async def told_again(place: Place, id_: str) -> None:
     """As if the process had died before it noted that quotas have heard of a batch, a while ago."""
+    await settled(place, id_)
     async with place.server.engine.begin() as connection:
         long_ago = sa.func.now() - sa.text("interval '2 minutes'")
         await connection.execute(
@@ -353,12 +354,12 @@ async def test_a_redis_that_was_counted_anew_with_a_batch_does_not_count_it_agai
         made = await batch(client, lines(3), extra_headers={"X-Hookline-User": "42"})
         await client.batches.retrieve(made.id)
         await forgotten(place)
-        async with place.server.engine.begin() as connection:
-            await connection.execute(objects.update().where(objects.c.id == made.id).values(settled_at=None))
+        # Nobody has noted yet that quotas heard of it.
         await client.chat.completions.create(**ask(7))
         for _ in range(2):
             assert [(await used(place))[0], (await used(place, "42"))[0]] == [4, 3]
             await told_again(place, made.id)
+        assert [(await used(place))[0], (await used(place, "42"))[0]] == [4, 3]
         assert await settled(place, made.id)
 
 
@@ -386,7 +387,7 @@ async def test_a_redis_that_lost_what_a_batch_holds_holds_it_again(place: Place,
         assert again == member
         assert abs(as_long - until) < 60_000
         if accounted == "before":
-            assert not await settled(place, made.id)
+            assert not await settled(place, made.id), "an empty Redis has heard nothing"
             await told_again(place, made.id)
         end_all(place)
         await client.batches.retrieve(made.id)
