@@ -421,7 +421,10 @@ def served(settings: Settings, groq: Provider, open_: Open) -> Served | None:
 def _opened(routes: Routes, groq: Provider) -> Routing:
     from llm_gateway.providers.groq import GroqProvider  # noqa: PLC0415 -- the vendor's package loads only where it is used
 
-    return Routing(routes, _tiers(routes, groq, lambda key, url, name: GroqProvider(key, url, name=name)))
+    def opened(key: str, url: str, name: str) -> Provider:
+        return GroqProvider(key, url, name=name, where=f"[providers.{name}] of {variable('routes')}")
+
+    return Routing(routes, _tiers(routes, groq, opened))
 
 
 def _tiers(routes: Routes, groq: Provider, open_: Open) -> dict[str, Tier]:

@@ -9,6 +9,7 @@ https://console.groq.com/docs/rate-limits (`x-ratelimit-*-requests` speaks of th
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import groq
@@ -16,7 +17,7 @@ import httpx
 import orjson
 from groq import AsyncGroq, DefaultAioHttpClient
 
-from infra.settings import Settings, SettingsError
+from infra.settings import Settings, SettingsError, variable
 from llm_gateway.models import advice, facts_of
 from llm_gateway.providers.address import GROQS_PATH, api_of, is_groqs
 from llm_gateway.providers.headers import GONE, headroom, seconds, wait
@@ -41,12 +42,32 @@ T = TypeVar("T")
 _TOO_LONG = frozenset({"context_length_exceeded", "request_too_large"})
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """How a server is called, and where what is wrong with it is set right: for people."""
+
+    name: str = "Groq"
+    where: str = ""
+    """Its key and address are set; '' for Groq's variables."""
+
+    def refused(self, status: int, code: str) -> str:
+        told = self.where or "GROQ_API_KEY and its project's permissions"
+        return f"{self.name} refuses the key (HTTP {status} {code}): check {told}"
+
+    def unserved(self, model: str, status: int, code: str) -> str:
+        told = f"name another in [tiers] of {variable('routes')}" if self.where else advice(model)
+        return f"{model} is not served by {self.name} (HTTP {status} {code}): {told}"
+
+
 class GroqProvider:
     """See `Provider`."""
 
-    def __init__(self, api_key: str, base_url: str | None, *, name: str = "groq") -> None:
-        """`name`: what another server that speaks the same API is called in limits, accounts and prices."""
+    def __init__(self, api_key: str, base_url: str | None, *, name: str = "groq", where: str = "") -> None:
+        """`name`: what another server that speaks the same API is called in limits, accounts and prices; `where` its key and
+        address are set.
+        """
         self.name = name
+        self._place = _Place(name, where) if where else _Place()
         self.key = fingerprint(api_key)
         api = api_of(base_url)
         self._groqs = is_groqs(api)
@@ -87,7 +108,7 @@ class GroqProvider:
             # Read here: the package's own types cost a quarter of the call, and validate nothing.
             answer = orjson.loads(await raw.read())
         except groq.APIStatusError as error:
-            return _judged(error, request)
+            return _judged(self._place, error, request)
         except groq.APIConnectionError as error:
             raise self._lost(error, request.model, request.timeout) from None
         except (groq.GroqError, ValueError, TypeError) as error:
@@ -164,7 +185,7 @@ class GroqProvider:
         try:
             return await call
         except groq.APIStatusError as error:
-            raise _batch_error(error) from None
+            raise _batch_error(self._place, error) from None
         except groq.APIConnectionError as error:
             raise self._lost(error, "the batch API", _BATCH_SECONDS) from None
         except (httpx.HTTPError, OSError) as error:
@@ -182,7 +203,7 @@ class GroqProvider:
         except BatchRefused as refused:
             if refused.code.startswith("HTTP 404"):
                 return None
-            raise ProviderFailure("SERVER_ERROR", f"Groq answers {refused.code}", retry=True) from None
+            raise ProviderFailure("SERVER_ERROR", f"{self._place.name} answers {refused.code}", retry=True) from None
 
     def _lost(self, error: groq.APIConnectionError, what: str, seconds_: float) -> ProviderFailure:
         # httpx-aiohttp calls every lost connection a timeout; what lies beneath tells them apart.
@@ -192,7 +213,9 @@ class GroqProvider:
             return ProviderFailure("TIMEOUT", f"{what} did not answer within {seconds_:.1f} s", retry=True)
         reason = type(beneath or error.__cause__ or error).__name__
         return ProviderFailure(
-            "CONNECTION", f"no connection to {self._client.base_url.host} ({reason}): look at GROQ_BASE_URL", retry=True
+            "CONNECTION",
+            f"no connection to {self._client.base_url.host} ({reason}): look at {self._place.where or 'GROQ_BASE_URL'}",
+            retry=True,
         )
 
     async def close(self) -> None:
@@ -243,26 +266,24 @@ def _batch(said: Any) -> ProviderBatch:
     )
 
 
-def _batch_error(error: groq.APIStatusError) -> Exception:
+def _batch_error(at: _Place, error: groq.APIStatusError) -> Exception:
     """What a status of the files' and batches' API means: tried again, or a no."""
     status, (_, code) = error.status_code, _said(error)
     if status == 401:
-        return ProviderFailure(
-            "AUTHENTICATION", f"Groq refuses the key (HTTP 401 {code}): check GROQ_API_KEY", retry=False
-        )
+        return ProviderFailure("AUTHENTICATION", at.refused(status, code), retry=False)
     if status in (429, 498):
         return ProviderFailure(
             "RATE_LIMITED",
-            f"Groq's limit for batches is reached (HTTP {status})",
+            f"{at.name}'s limit for batches is reached (HTTP {status})",
             retry=True,
             retry_after=wait(error.response.headers),
         )
     if status >= 500 or status in (408, 409, 424):
-        return ProviderFailure("SERVER_ERROR", f"Groq answers HTTP {status} {code}", retry=True)
+        return ProviderFailure("SERVER_ERROR", f"{at.name} answers HTTP {status} {code}", retry=True)
     return BatchRefused(f"HTTP {status} {code}".strip())
 
 
-def _judged(error: groq.APIStatusError, request: Completion) -> Completed:
+def _judged(at: _Place, error: groq.APIStatusError, request: Completion) -> Completed:
     """What a status means: an answer all the same, or which error."""
     status, (said, code) = error.status_code, _said(error)
     if status == 400 and code == "json_validate_failed":
@@ -273,25 +294,27 @@ def _judged(error: groq.APIStatusError, request: Completion) -> Completed:
     if status in (401, 403):
         raise ProviderFailure(
             "AUTHENTICATION",
-            f"Groq refuses the key (HTTP {status} {code}): check GROQ_API_KEY and its project's permissions",
+            at.refused(status, code),
             retry=False,
         )
     if code in GONE or status == 404:
         raise ProviderFailure(
             "MODEL_GONE",
-            f"{request.model} is not served (HTTP {status} {code}): {advice(request.model)}",
+            at.unserved(request.model, status, code),
             retry=False,
         )
     if status in (429, 498):
         raise ProviderFailure(
             "RATE_LIMITED",
-            f"Groq's limit for this organization is reached (HTTP {status})",
+            f"{at.name}'s limit for this organization is reached (HTTP {status})",
             retry=True,
             retry_after=wait(error.response.headers),
         )
     if status >= 500 or status in (408, 409, 424):
         retry_after = seconds(error.response.headers.get("retry-after"))
-        raise ProviderFailure("SERVER_ERROR", f"Groq answers HTTP {status} {code}", retry=True, retry_after=retry_after)
+        raise ProviderFailure(
+            "SERVER_ERROR", f"{at.name} answers HTTP {status} {code}", retry=True, retry_after=retry_after
+        )
     if status == 413 or code in _TOO_LONG:
         raise QuestionRefused(f"too long for {request.model} (HTTP {status} {code})")
     raise QuestionRefused(f"{request.model} does not take this question (HTTP {status} {code})")

@@ -219,3 +219,12 @@ async def test_a_rule_that_can_hold_for_no_client_of_the_server_is_told_at_the_s
         with capture_logs() as said:
             routing.served(settings, routing.route(settings).provider, lambda k, u, n: GroqProvider(k, u, name=n))
         assert [line["rule"] for line in said if line["event"] == "rule_never_holds"] == told
+
+
+async def test_what_is_wrong_with_a_provider_of_the_file_is_set_right_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SECOND_API_KEY", "s")
+    [second] = [each.provider for each in opened(tmp_path, FILE).everywhere if each.provider.name == "second"]
+    assert isinstance(second, GroqProvider)
+    assert second._place.where == "[providers.second] of HOOKLINE_ROUTES"

@@ -143,6 +143,36 @@ async def test_a_key_that_is_refused_says_what_to_do():
             await provider.complete(REQUEST)
 
 
+async def test_another_server_is_called_by_its_name_and_its_place_in_the_routes_file():
+    where = "[providers.second] of HOOKLINE_ROUTES"
+    stand_in = GroqStandIn(key="right")
+    told = []
+    async with stand_in.serve() as url:
+        for key, step in (
+            ("wrong", None),
+            ("right", Step(status=404)),
+            ("right", Step(status=429)),
+            ("right", Step(status=500)),
+        ):
+            if step is not None:
+                stand_in.script.append(step)
+            provider = GroqProvider(key, f"{url}/v1", name="second", where=where)
+            with pytest.raises(ProviderFailure) as failure:
+                await provider.complete(REQUEST)
+            told.append(str(failure.value))
+            await provider.close()
+    provider = GroqProvider("k", "http://127.0.0.1:1/v1", name="second", where=where)
+    with pytest.raises(ProviderFailure) as failure:
+        await provider.complete(REQUEST)
+    await provider.close()
+    told.append(str(failure.value))
+    assert told[0].endswith(f"check {where}")
+    assert told[-1].endswith(f"look at {where}")
+    assert "[tiers] of HOOKLINE_ROUTES" in told[1]
+    assert all("second" in each for each in told)
+    assert not any("Groq" in each or "GROQ_" in each or "HOOKLINE_MODEL" in each for each in told)
+
+
 async def test_a_retired_model_says_what_to_take_instead():
     with pytest.raises(ProviderFailure, match="HOOKLINE_MODEL=openai/gpt-oss-120b"):
         await answer(Step(status=404), model="llama-3.3-70b-versatile")
