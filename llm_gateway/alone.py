@@ -1,25 +1,26 @@
 """Limits and quotas of one process while Redis is away: its share of every limit, as if all replicas were as busy.
 
 Law: conservative: never more than 1/replicas of a limit, and of a quota or of a provider's day never more than 1/replicas of
-what was left when it was last heard (a tenth of such a share of the whole where nothing was heard today). Who would have to
-wait longer than his patience is told so at once. Nothing that was taken here is remembered when Redis is back; it is counted
-by its settlement.
+what was left when it was last heard (a tenth of such a share of the whole where nothing was heard today), however often Redis
+goes and comes until it is heard anew. Who would have to wait longer than his patience is told so at once; whose share is used
+up is to come again soon, as Redis may be back. What is taken here is counted by its settlement when Redis is back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from infra.redis_wire import RedisAway
-from llm_gateway.policy import Amounts, LinePolicy, Policies, nano
+from llm_gateway.policy import Amounts, Policies, nano
 from llm_gateway.prompt import ModelUnavailable, RateLimited
 from llm_gateway.question import Line, Question, today
 from llm_gateway.refusals import moment, spent
-from llm_gateway.told import NOTHING, Learned
+from llm_gateway.told import DAY_SECONDS, NOTHING, Learned
 
 _MOST = 10_000
 """Tenants and users that are remembered."""
@@ -28,10 +29,11 @@ _LANE_KEEPS = {"interactive": 0.0, "live": 0.1, "bulk": 0.5}
 """Of a bucket, what a lane leaves to those before it."""
 _SCOPES = ("day", "month", "user")
 _WHAT = ("requests", "tokens", "dollars")
-_DAY_SECONDS = 86_400
-_NO_LIMIT = Amounts()
-_UNHEARD = (None, None, None)
-_ALL = 10**18
+_SOON = 2.0
+"""Seconds until whose share is used up may ask again."""
+_PAUSE = 60.0
+"""The longest time between two questions of a day that the provider calls spent; see `window.lua`."""
+_UNHEARD = ((0, None),) * 3
 
 _Amounts = tuple[int, int, int]
 """Requests, tokens, nanodollars."""
@@ -54,12 +56,28 @@ class _Bucket:
         return max(0.0, (wanted - self.level) / self.rate)
 
 
-@dataclass(frozen=True, slots=True)
-class _Spent:
-    scope: str
-    what: str
-    whole: bool
-    """Not this process' share alone: the quota itself."""
+@dataclass(slots=True)
+class _Since:
+    """Of a tenant's or user's quota, since Redis last said how much of it is taken."""
+
+    period: int
+    """Which day, or month."""
+    alone: list[int]
+    """Requests, tokens, nanodollars that this process took while Redis was away; what is under way at the most it may take."""
+    least: list[int]
+    """As many are taken of the whole, at least: a refusal showed it."""
+
+
+@dataclass(slots=True)
+class _Share:
+    """This process' share of a provider's day."""
+
+    day: int
+    whole: float
+    """It is a share of this."""
+    left: float
+    earlier: bool = False
+    """From an earlier absence: since then questions of all replicas may have been asked."""
 
 
 class Alone:
@@ -75,9 +93,12 @@ class Alone:
         self._clock = clock
         self._used: OrderedDict[str, Used] = OrderedDict()
         self._used_by: OrderedDict[tuple[str, str], Used] = OrderedDict()
-        self._spent: dict[tuple[str, str], list[int]] = {}
+        self._since: OrderedDict[tuple[str, str], dict[str, _Since]] = OrderedDict()
+        """By tenant and user ('' for the tenant's own), by scope."""
         self._buckets: dict[tuple[str, str], _Bucket] = {}
-        self._days: dict[tuple[str, str, int], list[float]] = {}
+        self._days: dict[tuple[str, str], _Share] = {}
+        self._tries: dict[str, float] = {}
+        """By line, when the next question may look whether a day that is spent has room again."""
 
     def heard(self, question: Question, used: bytes, day: int, month: int) -> None:
         """What Redis last said is taken of quotas (see `admit.lua`), by its day and month. Costs next to nothing: it is read
@@ -91,52 +112,74 @@ class Alone:
             self._used_by[question.tenant, question.user] = told
             if len(self._used_by) > _MOST:
                 self._used_by.popitem(last=False)
+            if self._since:
+                self._since.pop((question.tenant, question.user), None)
+        if self._since:
+            self._since.pop((question.tenant, ""), None)
 
     def ended(self, question: Question, scope: str, what: str) -> None:
-        """Redis said that a quota has no room for this question: until it is heard again, for none."""
-        day, month = map(int, today())
-        taken = [b"-"] * 9
-        taken[_SCOPES.index(scope) * 3 + _WHAT.index(what)] = b"%d" % _ALL
-        told = (b" ".join(taken), day, month, (0, 0, 0))
-        if scope == "user":
-            self._used_by[question.tenant, question.user] = told
-        else:
-            self._used[question.tenant] = told
+        """Redis said that a quota has no room for this question: a smaller one may still fit."""
+        index, (day, month) = _WHAT.index(what), map(int, today())
+        limit = _limits(self._quota(question, scope))[index]
+        least = self._since_heard(question, scope, month if scope == "month" else day).least
+        least[index] = max(least[index], limit - _amounts(question)[index] + 1)
 
     def returned(self) -> None:
-        """Redis is there again."""
-        self._spent.clear()
+        """Redis is there again. What was taken of quotas and days stays known until more is heard of them."""
         self._buckets.clear()
-        self._days.clear()
+        for share in self._days.values():
+            share.earlier = True
 
-    def quota(self, question: Question, away: RedisAway) -> None:
-        """Count it against the local share of its quotas; raises ModelUnavailable when that is spent, QuotaSpent when the quota
-        itself is.
+    def quota(self, question: Question, away: RedisAway) -> tuple[list[int], ...]:
+        """Count it, at the most it may take, against the local share of its quotas; what it is counted in is for `settled`. Raises
+        ModelUnavailable when that is spent, QuotaSpent when the quota itself has no room for it.
         """
-        found = self._spend(question)
-        if found is None:
-            return
-        if found.whole:
-            raise spent(found.scope, found.what) from away
-        raise ModelUnavailable(
-            "REDIS_AWAY",
-            f"{away}, and this process' share of the tenant's quota ({found.scope}:{found.what}) is spent. Look at REDIS_URL",
-            2.0,
-        ) from away
+        day, month = map(int, today())
+        added, counted = _amounts(question), []
+        for scope in _SCOPES if question.user else _SCOPES[:2]:
+            limits = _limits(self._quota(question, scope))
+            if not any(limits):
+                continue
+            mine = scope == "user"
+            told = self._used_by.get((question.tenant, question.user)) if mine else self._used.get(question.tenant)
+            used = _read(told, scope, day, month)
+            since = self._since_heard(question, scope, month if scope == "month" else day)
+            for index, limit in enumerate(limits):
+                if not limit:
+                    continue
+                said, with_its_own = used[index]
+                left = limit - max(said, since.least[index])
+                if added[index] > left:
+                    raise spent(scope, _WHAT[index]) from away
+                # What is merely reserved may come back, and is nobody's to take until then.
+                share = min(left, limit * _UNKNOWN_SHARE if with_its_own is None else limit - with_its_own)
+                if since.alone[index] + added[index] > share / self.replicas:
+                    raise _used_up(f"the tenant's quota ({scope}:{_WHAT[index]})", away) from away
+            counted.append(since.alone)
+        for alone in counted:
+            alone[:] = (was + more for was, more in zip(alone, added, strict=True))
+        return tuple(counted)
 
     async def turn(self, question: Question, patience: float, away: RedisAway) -> None:
-        """Sleep until its turn; raises RateLimited at once when that would take longer than `patience` seconds."""
+        """Sleep until its turn; raises RateLimited at once when that would take longer than `patience` seconds, ModelUnavailable
+        when this process' share of the provider's day is used up.
+        """
         wait = self.wait(question, patience)
+        if wait == math.inf and not question.another:
+            raise _used_up(f"the day of {question.line.provider}/{question.line.model}", away) from away
         if wait > patience:
-            raise RateLimited("this process' share of the limits, as Redis does not answer", moment(wait)) from away
+            # Another model has a day of its own: this one is passed over.
+            until = moment(_SOON if wait == math.inf else wait)
+            raise RateLimited("this process' share of the limits, as Redis does not answer", until) from away
         if wait > 0:
             await asyncio.sleep(wait)
 
     def wait(self, question: Question, patience: float) -> float:
-        """Seconds until its turn, which is taken if that is within `patience`."""
+        """Seconds until its turn, which is taken if that is within `patience`; infinite: its share of the day is used up."""
         now, line, tenant = self._clock(), self._policies.line(question.line), self._policies.of(question.tenant)
         burst = self._policies.burst
-        tokens_told, day_told, left = self._learned.get(question.line, NOTHING)
+        tokens_told, day_told, left, said_on = self._learned.get(question.line, NOTHING)
+        day = int(time.time() // DAY_SECONDS)
         wanted = (
             (("line", question.line.name), line.requests, line.tokens or tokens_told, burst),
             (("key", question.line.key), line.key_requests, line.key_tokens, burst),
@@ -150,62 +193,57 @@ class Alone:
                     bucket = self._bucket((f"{kind}:{what}", name), limit, share, now)
                     wait = max(wait, bucket.wait(need, 0.0 if kind == "tenant" else keep, now))
                     taken.append((bucket, need))
-        days = self._days_of(question, line, day_told, left)
-        if any(day[0] < need for day, need in days):
-            wait = max(wait, _DAY_SECONDS - time.time() % _DAY_SECONDS)
+        # The provider counts what all who use the key took: held against a limit of ours, too.
+        requests = min(line.requests_per_day or day_told, day_told or line.requests_per_day)
+        left = max(0, left - day_told + requests) if day_told and left >= 0 and said_on == day else -1
+        probes = left == 0 and requests == day_told
+        if probes:
+            # Its day may be another than ours: one question goes now and then, and hears how it stands.
+            wait = max(wait, self._tries.get(question.line.name, now) - now)
+        shares = [
+            (self._share((kind, name), day, limit * _UNKNOWN_SHARE if known < 0 else known), need)
+            for kind, name, limit, known, need in (
+                ("line:r", question.line.name, 0 if probes else requests, left, 1),
+                ("line:t", question.line.name, line.tokens_per_day, -1, question.tokens),
+                ("key:r", question.line.key, line.key_requests_per_day, -1, 1),
+                ("key:t", question.line.key, line.key_tokens_per_day, -1, question.tokens),
+            )
+            if limit
+        ]
+        if any(of_day.left < need for of_day, need in shares):
+            return math.inf
         if wait <= patience:
             for bucket, need in taken:
                 bucket.level -= need
-            for day, need in days:
-                day[0] -= need
+            for of_day, need in shares:
+                of_day.left -= need
+            if probes:
+                self._tries[question.line.name] = now + wait + min(_PAUSE, DAY_SECONDS / day_told)
         return wait
 
-    def _spend(self, question: Question) -> _Spent | None:
-        policy, user = self._policies.of(question.tenant), question.user
-        day, month = map(int, today())
-        whole, mine = self._used.get(question.tenant), self._used_by.get((question.tenant, user))
-        taken = self._spent.setdefault((question.tenant, ""), [0, 0, 0])
-        used = {
-            "day": _read(whole, 0) if whole is not None and whole[1] == day else _UNHEARD,
-            "month": _read(whole, 3) if whole is not None and whole[2] == month else _UNHEARD,
-            "user": _read(mine, 6) if mine is not None and mine[1] == day else _UNHEARD,
-        }
-        added = _amounts(question)
-        quotas = [("day", policy.day, taken), ("month", policy.month, taken)]
-        own = policy.user(user)
-        if user and own != _NO_LIMIT:
-            quotas.append(("user", own, self._spent.setdefault((question.tenant, user), [0, 0, 0])))
-        for scope, amounts, had in quotas:
-            for index, limit in enumerate((amounts.requests, amounts.tokens, nano(amounts.dollars))):
-                before = used[scope][index]
-                left = None if before is None else max(0, limit - before)
-                share = (limit * _UNKNOWN_SHARE if left is None else left) / self.replicas
-                wanted = had[index] + added[index]
-                if limit and wanted > share:
-                    return _Spent(scope, _WHAT[index], whole=left is not None and wanted > left)
-        for had in {id(had): had for _, _, had in quotas}.values():
-            had[:] = (was + more for was, more in zip(had, added, strict=True))
-        return None
+    def _quota(self, question: Question, scope: str) -> Amounts:
+        policy = self._policies.of(question.tenant)
+        return policy.day if scope == "day" else policy.month if scope == "month" else policy.user(question.user)
 
-    def _days_of(
-        self, question: Question, line: LinePolicy, requests_told: int, requests_left: int
-    ) -> list[tuple[list[float], int]]:
-        """What is left of the day of line and key for this process, and what the question takes of it."""
-        name, key, day = question.line.name, question.line.key, int(time.time() // _DAY_SECONDS)
-        requests = line.requests_per_day or requests_told
-        # The provider counts what all who use the key took: held against a limit of ours, too.
-        left = max(0, requests - requests_told + requests_left) if requests_told and requests_left >= 0 else -1
-        wanted = (
-            ("line:r", name, requests, left, 1),
-            ("line:t", name, line.tokens_per_day, -1, question.tokens),
-            ("key:r", key, line.key_requests_per_day, -1, 1),
-            ("key:t", key, line.key_tokens_per_day, -1, question.tokens),
-        )
-        found = []
-        for kind, whose, limit, left, need in wanted:
-            if limit:
-                share = (limit * _UNKNOWN_SHARE if left < 0 else left) / self.replicas
-                found.append((self._days.setdefault((kind, whose, day), [share]), need))
+    def _since_heard(self, question: Question, scope: str, period: int) -> _Since:
+        of = self._since.setdefault((question.tenant, question.user if scope == "user" else ""), {})
+        if len(self._since) > _MOST:
+            self._since.popitem(last=False)
+        if scope not in of or of[scope].period != period:
+            of[scope] = _Since(period, [0, 0, 0], [0, 0, 0])
+        return of[scope]
+
+    def _share(self, name: tuple[str, str], day: int, whole: float) -> _Share:
+        """The share of what is left of the day, `whole`."""
+        left = whole / self.replicas
+        found = self._days.get(name)
+        if found is None or found.day != day or (found.earlier and found.whole != whole):
+            found = self._days[name] = _Share(day, whole, left)
+        elif found.whole != whole:
+            # What is more is shared; what is less, this process may have taken itself.
+            found.left = min(left, found.left + max(0.0, whole - found.whole) / self.replicas)
+            found.whole = whole
+        found.earlier = False
         return found
 
     def _bucket(self, name: tuple[str, str], limit: int, burst: float, now: float) -> _Bucket:
@@ -219,14 +257,30 @@ class Alone:
         return found
 
 
+def settled(question: Question, counted: tuple[list[int], ...], took: _Amounts = (0, 0, 0)) -> None:
+    """It took this in truth; `counted` is what `Alone.quota` returned. Where Redis has spoken since, nobody looks at that any more."""
+    for alone in counted:
+        alone[:] = (was - most + real for was, most, real in zip(alone, _amounts(question), took, strict=True))
+
+
+def _used_up(what: str, away: RedisAway) -> ModelUnavailable:
+    return ModelUnavailable(
+        "REDIS_AWAY", f"{away}, and this process' share of {what} is spent. Look at REDIS_URL", _SOON
+    )
+
+
 def _amounts(question: Question) -> _Amounts:
     return question.requests, question.most_tokens, question.most_nano
 
 
-def _read(told: Used, place: int) -> tuple[int | None, ...]:
-    """Requests, tokens and nanodollars that are taken, from the `place`th number on, with what that question took itself."""
+def _limits(amounts: Amounts) -> _Amounts:
+    return amounts.requests, amounts.tokens, nano(amounts.dollars)
+
+
+def _read(told: Used | None, scope: str, day: int, month: int) -> Sequence[tuple[int, int | None]]:
+    """Of requests, tokens and nanodollars: how many are taken, and how many with what the question that was told so may take."""
+    if told is None or (told[2] != month if scope == "month" else told[1] != day):
+        return _UNHEARD
+    place = 3 * _SCOPES.index(scope)
     parts = told[0].split()[place : place + 3]
-    return (
-        tuple(None if part == b"-" else int(part) + more for part, more in zip(parts, told[3], strict=False))
-        or _UNHEARD
-    )
+    return [(int(part), int(part) + more) for part, more in zip(parts, told[3], strict=False)] or _UNHEARD

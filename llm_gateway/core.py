@@ -21,7 +21,7 @@ from infra.redis_wire import RedisAway, Wire
 from infra.settings import Settings, variable
 from infra.telemetry import log
 from llm_gateway import scripts
-from llm_gateway.alone import Alone
+from llm_gateway.alone import Alone, settled
 from llm_gateway.breakers import Breakers
 from llm_gateway.following import DEAD_AFTER_MS, Following, told_of
 from llm_gateway.policy import Policies, nano
@@ -190,6 +190,8 @@ class Core:
         """
         grant.over = True
         taken = usage.input_tokens + usage.output_tokens
+        if grant.alone:
+            settled(grant.question, grant.alone, (answers if usage.calls else 0, taken, nano(usage.cost_usd)))
         told = b"A" + sealed if sealed else told_of(error, another=grant.question.another)
         counted = taken - usage.cached_input_tokens
         if grant.unheard:
@@ -212,6 +214,8 @@ class Core:
         if grant.over:
             return
         grant.over = True
+        if grant.alone:
+            settled(grant.question, grant.alone)
         ended, tokens = (b"failed", grant.question.tokens) if sent else (b"unsent", 0)
         told = told_of(error, another=grant.question.another)
         self._settling.send(grant, self._trips.settle(grant, ended, 0, 0, tokens, b"", told), None)
@@ -337,12 +341,16 @@ class Core:
     async def _enter_alone(self, question: Question, left: float, away: RedisAway) -> Grant:
         if self._closed_quotas:
             raise redis_away(away) from away
-        self._alone.quota(question, away)
-        await self._alone.turn(question, _patience(question, left), away)
+        counted = self._alone.quota(question, away)
+        try:
+            await self._alone.turn(question, _patience(question, left), away)
+        except BaseException:
+            settled(question, counted)
+            raise
         self._number += 1
         # The day is known by this process' clock alone; Redis counts it whole when it is settled.
         day, month = today()
-        return Grant(question, f"{self.replica}:{self._number}", "", day, month, _WITHOUT_REDIS)
+        return Grant(question, f"{self.replica}:{self._number}", "", day, month, _WITHOUT_REDIS, alone=counted)
 
 
 def _patience(question: Question, left: float) -> float:

@@ -103,6 +103,8 @@ class Grant:
     """Settled or released."""
     unheard: int = 0
     """How often it was sent without a word of an answer: to the provider just now, or given up while it was there."""
+    alone: tuple[list[int], ...] = ()
+    """What it is counted in when it was granted without Redis; see `llm_gateway.alone`."""
 
 
 @dataclass(frozen=True, slots=True)

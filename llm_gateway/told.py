@@ -7,7 +7,7 @@ Groq's headers: https://console.groq.com/docs/rate-limits (`*-requests` speaks o
 
 from __future__ import annotations
 
-from time import monotonic
+from time import monotonic, time
 
 from infra.redis_wire import Command, Script, Wire, pack
 from llm_gateway.policy import Policies
@@ -18,9 +18,10 @@ _AGAIN_SECONDS = 10.0
 """The day's count is told so often; near the day's end, and when that is no longer near, with every answer."""
 _NEAR = 0.9
 _NOTHING = (0, 0, 0.0)
-Learned = tuple[int, int, int]
-"""Tokens a minute and requests a day (0: not said), requests left of the day (-1)."""
-NOTHING: Learned = (0, 0, -1)
+Learned = tuple[int, int, int, int]
+"""Tokens a minute and requests a day (0: not said), requests left of the day (-1), and the day (UTC, since 1970) when that was said."""
+NOTHING: Learned = (0, 0, -1, 0)
+DAY_SECONDS = 86_400
 
 
 class Told:
@@ -54,7 +55,8 @@ class Told:
             return
         used = -1 if left.requests is None or not day else max(0, day - left.requests)
         had = self.learned.get(line, NOTHING)
-        heard = (tokens or had[0], day or had[1], had[2] if left.requests is None else left.requests)
+        stands, said_on = had[2:] if left.requests is None else (left.requests, int(time() // DAY_SECONDS))
+        heard = (tokens or had[0], day or had[1], stands, said_on)
         if heard != had:
             self.learned[line] = heard
         now, near = monotonic(), used > day * _NEAR
