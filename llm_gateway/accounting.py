@@ -1,7 +1,7 @@
 """Who asked what, and what it cost: counted in memory, added to Postgres by day in batches, shown as metrics.
 
-Law: counting never makes a question wait or fail. What could not be written is kept and written later; a process that
-dies loses at most the last second's rows. Rows are sums, so any number of replicas may add to one.
+Law: counting never makes a question wait or fail. What could not be written is kept and written later, but for a row that Postgres
+refuses: it is named in the log. A process that dies loses at most the last second's rows. Rows are sums, so any number of replicas may add to one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from prometheus_client import Counter
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from infra import metrics
@@ -251,14 +251,34 @@ class Ledger:
             self._confirmable = _merged(self._confirmable, counted)
             return
         try:
-            async with self._engine.begin() as connection:
-                await connection.execute(_ADD, _values(rows))
+            await self._add_all(_values(rows))
         except BaseException:
             for row, sums in rows.items():
                 self._rows[row].add(sums)
             self._unconfirmed = _merged(counted, self._unconfirmed)
             raise
         self._confirmable = _merged(self._confirmable, counted)
+
+    async def _add_all(self, rows: list[dict[str, Any]]) -> None:
+        """In one transaction; a row that Postgres refuses is named in the log and left out, for it would be refused for ever."""
+        try:
+            async with self._engine.begin() as connection:
+                await connection.execute(_ADD, rows)
+        except DBAPIError as error:
+            if not _refuses_a_row(error):
+                raise
+        else:
+            return
+        async with self._engine.begin() as connection:
+            for row in rows:
+                try:
+                    async with connection.begin_nested():
+                        await connection.execute(_ADD, [row])
+                except DBAPIError as error:
+                    if not _refuses_a_row(error):
+                        raise
+                    told = {name: row[name] for name in ("tenant", "analysis", "calls", "cost_usd")}
+                    log("llm_gateway").error("usage_refused", error=type(error.orig).__name__, **told)
 
     async def _run(self) -> None:
         pause = FLUSH_SECONDS
@@ -304,6 +324,11 @@ def show(provider: str, usage: Usage) -> None:
 
 async def _nobody(counted: _Counted) -> None:
     """Nobody is told."""
+
+
+def _refuses_a_row(error: DBAPIError) -> bool:
+    """Whether it is about a value (SQLSTATE classes 22 and 54, or psycopg's own check), and not about the server or the connection."""
+    return isinstance(error, DataError) or (getattr(error.orig, "sqlstate", None) or "")[:2] in ("22", "54")
 
 
 def _upsert() -> sa.sql.dml.Insert:

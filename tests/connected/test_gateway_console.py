@@ -54,6 +54,25 @@ async def _asked(settings: Settings, tenant: str) -> None:
     await engine.dispose()
 
 
+@pytest.mark.parametrize("model", ["a\0name", "".join(f"{number:x}" for number in range(9_000))])
+async def test_a_row_that_postgres_refuses_holds_up_no_other(settings, capsys, model):
+    engine = build_engine(settings)
+    tenant, ledger = secrets.token_hex(8), Ledger(engine)
+    for each in ("openai/gpt-oss-20b", model, "openai/gpt-oss-120b"):
+        question = Question(tenant, "42", "lead_intel", Line("groq", each, "k"), 10, 10, 1_000)
+        ledger.call(question, Usage(each, 700, 30, 0, 0.25), day="")
+    await ledger.flush()
+    await ledger.flush()
+    async with engine.connect() as connection:
+        query = sa.text("SELECT model, calls FROM llm_usage WHERE tenant = :tenant ORDER BY model")
+        assert (await connection.execute(query, {"tenant": tenant})).all() == [
+            ("openai/gpt-oss-120b", 1),
+            ("openai/gpt-oss-20b", 1),
+        ]
+    await engine.dispose()
+    assert capsys.readouterr().out.count("usage_refused") == 1
+
+
 async def _of_yesterday(settings: Settings, line: str) -> None:
     redis = build_redis(settings)
     await redis.hset(f"hookline:llm:w:{line}", "day", int(time.time() // 86_400) - 1)
