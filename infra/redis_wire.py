@@ -176,6 +176,7 @@ class Wire:
         self._changed = changed
         self._seconds = seconds
         self._line: _Line | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._due: deque[tuple[asyncio.Future[Any], float]] = deque()
         self._out: list[bytes] = []
         self._connecting: asyncio.Task[None] | None = None
@@ -213,7 +214,8 @@ class Wire:
         """Send one packed command, together with all others of this turn of the loop. The future's result is its
         answer; RedisAway and RedisError are raised from it. Nothing is sent while Redis is away.
         """
-        loop = asyncio.get_running_loop()
+        # Kept: Python 3.11 asks the kernel for the process' id whenever it is asked for the loop.
+        loop = self._loop or asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
         if self._line is None:
             answer.set_exception(self._away())
@@ -325,7 +327,7 @@ class Wire:
         return context
 
     async def _greeted(self) -> _Line | None:
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         options = self._pool.connection_kwargs
         answers: asyncio.Queue[Any] = asyncio.Queue()
         line = _Line(lambda _line, value: answers.put_nowait(value), lambda _line: answers.put_nowait(None))
@@ -385,7 +387,8 @@ class Wire:
             line.abort()
             return
         answer, _ = self._due.popleft()
-        self._heard_at = asyncio.get_running_loop().time()
+        assert self._loop is not None
+        self._heard_at = self._loop.time()
         if answer.done():
             return
         if isinstance(value, RedisError):

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import date
+from time import monotonic
 from typing import Any
 
 import redis.asyncio
@@ -80,9 +81,7 @@ class Core:
         self.breakers = Breakers(self._wire, self._scripts.breaker, self.replica)
         self._number = 0
         self._told = Told(self._wire, self._scripts.observe, policies)
-        self._alone = Alone(
-            policies, self._told.learned, settings.gateway_replicas, lambda: asyncio.get_running_loop().time()
-        )
+        self._alone = Alone(policies, self._told.learned, settings.gateway_replicas, monotonic)
         self._heart: asyncio.Task[None] | None = None
         self._was_away = False
 
@@ -118,17 +117,17 @@ class Core:
 
     async def enter(self, question: Question, deadline: float, *, hold_seconds: float = 0.0) -> Hit | Grant:
         """The answer, or the right to ask now; waits for the answer of another replica that is asking the same, or for its
-        turn, for at most WAITING_SHARE of the time until `deadline` (a moment of the loop's clock), and less where the question
-        says that another model can be asked. What it reserves lives `hold_seconds` longer: for a question whose answer comes later, by another process perhaps.
+        turn, for at most WAITING_SHARE of the time until `deadline` (a moment of `time.monotonic`, the clock of
+        asyncio's loop and of uvloop's), and less where the question says that another model can be asked. What it reserves lives
+        `hold_seconds` longer: for a question whose answer comes later, by another process perhaps.
 
         Raises QuotaSpent, RateLimited (no turn in time; told at once where that is known), ModelUnavailable; and what another
         replica's question ended with, if that was not its own affair. May be called again after any error.
         """
         if not question.most_nano and question.most_tokens and not question.priced:
             self.priced(question.tenant, question.user, question.line)
-        loop = asyncio.get_running_loop()
         for _ in range(8):
-            left = max(0.0, deadline - loop.time())
+            left = max(0.0, deadline - monotonic())
             try:
                 held = await self._admitted(question, deadline, left, hold_seconds=hold_seconds)
             except RedisAway as away:
@@ -144,7 +143,7 @@ class Core:
         """Another turn for a question whose attempt failed: each attempt counts toward the limits. Raises RateLimited and
         ModelUnavailable; the grant is still to be released.
         """
-        left = max(0.0, deadline - asyncio.get_running_loop().time())
+        left = max(0.0, deadline - monotonic())
         again = replace(grant.question, most_tokens=0, most_nano=0, digest=None, key=None)
         try:
             held = await self._admitted(again, deadline, left, quotas=False)

@@ -8,8 +8,8 @@ not heard of by its input.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 from infra import metrics
@@ -53,7 +53,7 @@ class Chat:
         self._core = core
         self._ledger = ledger
         self._attempts = Attempts(
-            lambda: asyncio.get_running_loop().time(),
+            monotonic,
             breakers=core.breakers,
             content=spans_hold_content,
             named_by_clients=True,
@@ -140,7 +140,7 @@ class Chat:
             return None
         except GatewayError as error:
             late = isinstance(error, ModelUnavailable) and error.cause == "TIMEOUT"
-            if isinstance(error, RateLimited) or (late and asyncio.get_running_loop().time() < call.deadline):
+            if isinstance(error, RateLimited) or (late and monotonic() < call.deadline):
                 return None
             raise
         self._ledger.hit(question, found.model, found.cost_usd)
@@ -179,16 +179,14 @@ class Chat:
         passed = sent.passed
         if passed.opened is not None:
             return await self._streamed(meter, question, grant, call, sent)
-        usage = pricing.usage_of(
-            meter.upstream.name, passed, sent.attempts, asyncio.get_running_loop().time() - sent.began, asked.model
-        )
+        usage = pricing.usage_of(meter.upstream.name, passed, sent.attempts, monotonic() - sent.began, asked.model)
         meter.settle(question, grant, asked, usage, passed.body, whole=WHOLE.issuperset(passed.finishes))
         return Answered(passed.body, "miss", grant.warnings, usage.model, usage.cost_usd)
 
     async def sent(self, meter: Meter, grant: Grant, call: Call, body: bytes, *, stream: bool = False) -> Sent:
         """The provider's answer to `body`; the grant stays with the caller, whatever is raised."""
         asked = call.asked
-        began = asyncio.get_running_loop().time()
+        began = monotonic()
         handed: list[Operation] = []
         completed, attempts = await self._attempts.complete(
             meter.upstream,
@@ -251,7 +249,7 @@ class Chat:
                 meter.upstream.name,
                 completed,
                 sent.attempts,
-                asyncio.get_running_loop().time() - sent.began,
+                monotonic() - sent.began,
                 call.asked.model,
             )
             whole = assembly.done and failed is None

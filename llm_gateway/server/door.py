@@ -6,7 +6,6 @@ Law: without a key nothing is said but health. Bodies are bounded. Every answer 
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import secrets
 import time
@@ -163,7 +162,7 @@ class Door:
             key.id,
             _lane(told.get(b"x-hookline-priority"), key),
             await self._data_key(key.tenant) if record is None else await self._record_key(key.tenant, record),
-            asyncio.get_running_loop().time() + self._budget(told),
+            time.monotonic() + self._budget(told),
             gone=lambda: hung_up(receive),
         )
         control = told.get(b"cache-control")
@@ -187,7 +186,7 @@ class Door:
 
     async def _data_key(self, tenant: str) -> DataKey:
         kept = self._tenant_keys.get(tenant)
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         if kept is not None and kept[0] > now:
             return kept[1]
         key = await self._keyring.for_tenant(tenant)

@@ -6,7 +6,7 @@ Both answers are paid for and accounted. The repair tells the model where it was
 
 from __future__ import annotations
 
-import asyncio
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from llm_gateway import pricing
@@ -68,7 +68,7 @@ async def _once(  # noqa: PLR0917 -- one attempt of `answer`, with all that it h
         meter.upstream.name,
         sent.passed,
         sent.attempts,
-        asyncio.get_running_loop().time() - sent.began,
+        monotonic() - sent.began,
         question.line.model,
     )
     repair = first is not None
